@@ -1,0 +1,23 @@
+"""What a codec is: the way a checkpoint is shown a history and a pool, and names its answer."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lmsearcher_local.history import History
+from lmsearcher_local.space import SearchSpace
+
+HISTORY_CAP = 200  # items shown at most (published protocol)
+
+
+class Codec(Protocol):
+    """Turns a question about a pool into tokens. ``max_pool`` is the largest pool that one prompt holds."""
+
+    max_pool: int
+
+    def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
+        """Token ids of the prompt that shows ``history`` and ``pool``; the answer follows it."""
+        ...
+
+    def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
+        """For each candidate the token ids that name it as the answer."""
+        ...

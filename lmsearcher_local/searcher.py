@@ -1,0 +1,139 @@
+"""Ask, tell, best: the search loop as a library, without input or output."""
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from lmsearcher_local.errors import HistoryError, SpaceExhausted
+from lmsearcher_local.history import History
+from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.ranking import Ranker, Task
+from lmsearcher_local.space import SearchSpace
+
+INITIAL = 5  # random trials before the model is asked (published protocol)
+
+Direction = Literal["maximize", "minimize"]
+
+
+class Searcher:
+    """Proposes codes of a space to evaluate, as the model picks them out of candidate pools.
+
+    What ``ask`` proposes depends on the seed, on what was told and on nothing else: the random generator of a trial
+    is derived from ``(seed, number of codes known)``, so a resumed search continues as the uninterrupted one.
+
+    Args:
+        space: what to search.
+        ranker: the model.
+        direction: whether values told are maximised or minimised.
+        seed: of every random choice; at least 0.
+        policy: how pools are made, a name in ``lmsearcher_local.pool.POLICIES``.
+        pool_size: candidates shown to the model per trial.
+        temperature: 0 takes the model's greedy answer, above 0 samples its answer.
+
+    Raises:
+        PromptError: the space does not fit the checkpoint.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        ranker: Ranker,
+        *,
+        direction: Direction = "maximize",
+        seed: int = 0,
+        policy: str = "local",
+        pool_size: int = 10,
+        temperature: float = 0.0,
+    ) -> None:
+        if direction not in ("maximize", "minimize"):
+            raise ValueError(f"direction is 'maximize' or 'minimize', not {direction!r}")
+        if seed < 0 or pool_size < 1 or temperature < 0:
+            raise ValueError(
+                f"at least 0: seed ({seed}), temperature ({temperature}); at least 1: pool_size ({pool_size})"
+            )
+        if policy not in POLICIES:
+            raise ValueError(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+        ranker.check(space, pool_size)
+        self.space = space
+        self.ranker = ranker
+        self.direction = direction
+        self.seed = seed
+        self.pool_size = pool_size
+        self.temperature = temperature
+        self._policy = POLICIES[policy]
+        self._values: dict[str, list[float]] = {}  # in order of first evaluation
+        self._closed: set[str] = set()  # asked and not yet told, or failed: never proposed again
+
+    def ask(self, n: int = 1) -> list[str]:
+        """The next ``n`` codes to evaluate, distinct, never evaluated before; all of them from one engine call.
+
+        Fewer come back when the space holds no more.
+
+        Raises:
+            SpaceExhausted: every valid code is evaluated, failed or being evaluated.
+        """
+        if n < 1:
+            raise ValueError(f"ask for at least 1 code, not {n}")
+        history = self.history
+        known = {*self._values, *self._closed}
+        generators = [np.random.default_rng([self.seed, len(known) + i]) for i in range(n)]
+        tasks = []
+        for i, rng in enumerate(generators):
+            if len(known) + i < INITIAL or not history.codes:
+                pool = self.space.sample(rng, 1, known)
+            else:
+                pool = self._policy(self.space, history, rng, self.pool_size, known)
+            if not pool:
+                raise SpaceExhausted(f"all {len(known)} valid configurations of the space are evaluated or under way")
+            tasks.append(Task(self.space, history, pool))
+        codes: list[str] = []
+        for ranking, rng in zip(self.ranker.rank(tasks, self.temperature or 1.0), generators, strict=True):
+            answer = ranking.sample(rng) if self.temperature else ranking.greedy
+            # Pools of one call may overlap: a code that is taken yields to the next of its ranking, then to any other.
+            free = [code for code in (answer, *ranking.order()) if code not in codes]
+            codes += free[:1] or self.space.sample(rng, 1, {*known, *codes})
+        self._closed.update(codes)
+        return codes
+
+    def tell(self, code: str, value: float) -> None:
+        """Report the value of a code, asked for or not. Told again, the code's score is the mean of its values.
+
+        Raises:
+            SpaceError: the code is not of this space.
+            HistoryError: the value is not a finite number.
+        """
+        self.space.decode(code)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+            raise HistoryError(f"the value of {code} is {value!r}; a finite number is needed")
+        self._closed.discard(code)
+        self._values.setdefault(code, []).append(float(value))
+
+    def close(self, code: str) -> None:
+        """Rule out a code without a value: its evaluation failed, or somebody else is at it.
+
+        Raises:
+            SpaceError: the code is not of this space.
+        """
+        self.space.decode(code)
+        if code not in self._values:
+            self._closed.add(code)
+
+    @property
+    def history(self) -> History:
+        """What was told, in order of evaluation, as scores to maximise."""
+        sign = 1.0 if self.direction == "maximize" else -1.0
+        means = {code: sign * (sum(values) / len(values)) for code, values in self._values.items()}
+        return History(tuple(means), tuple(means.values()))
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The best code so far and its value.
+
+        Raises:
+            HistoryError: nothing was told yet.
+        """
+        if not self._values:
+            raise HistoryError("nothing was told yet, so nothing is best")
+        code = self.history.best(1).codes[0]
+        return code, sum(self._values[code]) / len(self._values[code])

@@ -1,0 +1,251 @@
+"""Search spaces: named parameters with options, and NCode, the digit string that names a configuration.
+
+Position *i* of an NCode is parameter *i*, its digits are the index of the option taken (paper, section 3.1).
+A parameter with more than ten options takes a fixed number of decimal digits, so that every code of a space has
+the same length and is read in one way only.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import yaml
+
+from lmsearcher_local.errors import SpaceError
+
+Option: TypeAlias = str | int | float | bool | None
+Configuration: TypeAlias = dict[str, Option]
+
+ENUMERABLE = 1_000_000  # spaces up to this size may be listed code by code when random draws find nothing new
+
+
+class SearchSpace:
+    """A discrete design space.
+
+    Args:
+        parameters: either option counts per position, as upstream writes a space (``[5] * 6``), or a mapping from
+            parameter name to its list of options (text, numbers, booleans or null).
+        valid: optional predicate on a configuration; codes for which it returns a false value are not in the space.
+
+    Raises:
+        SpaceError: no position, an empty position, options that are repeated or not in a fixed order, or a
+            predicate that accepts nothing.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[int] | Mapping[str, Sequence[Option]],
+        valid: Callable[[Configuration], Any] | None = None,
+    ) -> None:
+        if isinstance(parameters, Mapping):
+            named = {name: _checked_options(name, options) for name, options in parameters.items()}
+        else:
+            named = {f"p{i}": _counted_options(i, count) for i, count in enumerate(_sequence(parameters))}
+        if not named:
+            raise SpaceError("a search space needs at least one parameter, this one has none")
+        self.names: tuple[str, ...] = tuple(named)
+        self.options: tuple[tuple[Option, ...], ...] = tuple(named.values())
+        self.sizes: tuple[int, ...] = tuple(len(options) for options in self.options)
+        self.valid = valid
+        self._widths = tuple(len(str(size - 1)) for size in self.sizes)
+        self.code_length = sum(self._widths)
+        if valid is not None and not self.sample(np.random.default_rng(0), 1):
+            raise SpaceError("the validity predicate accepts no configuration of this space")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SearchSpace":
+        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options.
+
+        Raises:
+            SpaceError: the file is missing, is not YAML or JSON, or does not describe a space.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            parameters = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        except OSError as error:
+            raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from error
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            kind = "JSON" if path.suffix == ".json" else "YAML"
+            raise SpaceError(f"{path} is not valid {kind}: {_line(error)}") from error
+        if not isinstance(parameters, (dict, list)):
+            raise SpaceError(f"{path} must hold a list of option counts or a mapping from parameter name to options")
+        try:
+            return cls(parameters)
+        except SpaceError as error:
+            raise SpaceError(f"{path}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({len(self.sizes)} parameters, {self.size} configurations)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SearchSpace):
+            return NotImplemented
+        return self.describe() == other.describe() and self.valid is other.valid
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.options))
+
+    def describe(self) -> dict[str, list[Option]]:
+        """The mapping name -> options, as ``SearchSpace`` takes it and as JSON holds it."""
+        return {name: list(options) for name, options in zip(self.names, self.options, strict=True)}
+
+    @property
+    def size(self) -> int:
+        """The number of codes, before the validity predicate."""
+        return math.prod(self.sizes)
+
+    def code(self, indices: Sequence[int]) -> str:
+        """The NCode of option indices, one per parameter. Indices are trusted: they come from this package."""
+        return "".join(str(index).zfill(width) for index, width in zip(indices, self._widths, strict=True))
+
+    def indices(self, code: str) -> tuple[int, ...]:
+        """The option index of each parameter.
+
+        Raises:
+            SpaceError: the code has another length, a character that is no digit, or an index out of range.
+        """
+        if not isinstance(code, str) or len(code) != self.code_length or not (code.isascii() and code.isdigit()):
+            raise SpaceError(f"{code!r} is not of this space: its codes are {self.code_length} digits long")
+        found, start = [], 0
+        for name, size, width in zip(self.names, self.sizes, self._widths, strict=True):
+            index = int(code[start : start + width])
+            if index >= size:
+                raise SpaceError(f"{code!r} is not of this space: {name} has options 0 to {size - 1}, not {index}")
+            found.append(index)
+            start += width
+        return tuple(found)
+
+    def encode(self, configuration: Mapping[str, Option]) -> str:
+        """The NCode of a configuration.
+
+        Raises:
+            SpaceError: a parameter is missing or unknown, an option is unknown, or the predicate refuses it.
+        """
+        if set(configuration) != set(self.names):
+            got = ", ".join(map(str, configuration))
+            raise SpaceError(f"a configuration names exactly {', '.join(self.names)}; got {got}")
+        indices = []
+        for name, options in zip(self.names, self.options, strict=True):
+            value = configuration[name]
+            if value not in options:
+                raise SpaceError(f"{name} has no option {value!r}; allowed: {', '.join(map(repr, options))}")
+            indices.append(options.index(value))
+        code = self.code(indices)
+        self.decode(code)
+        return code
+
+    def decode(self, code: str) -> Configuration:
+        """The configuration that a code names.
+
+        Raises:
+            SpaceError: the code is not of this space or the validity predicate refuses it.
+        """
+        configuration = self._configuration(self.indices(code))
+        if not self._accepts(configuration):
+            raise SpaceError(f"{code!r} names a configuration that the validity predicate refuses: {configuration}")
+        return configuration
+
+    def __contains__(self, code: str) -> bool:
+        try:
+            self.decode(code)
+        except SpaceError:
+            return False
+        return True
+
+    def array(self, codes: Sequence[str]) -> np.ndarray:
+        """Option indices of codes, int64 of shape ``[len(codes), positions]``."""
+        return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), len(self.sizes))
+
+    def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
+        """Up to ``n`` distinct valid codes, uniform, none of them in ``exclude``.
+
+        Fewer come back when the space holds no more; for spaces over a million codes with a very strict predicate
+        also when 1,000 draws in a row found nothing new.
+        """
+        taken, found = set(exclude), []
+        for _ in range(10):
+            for row in rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes))):
+                code = self.code(row)
+                if code not in taken and self._accepts_indices(row):
+                    taken.add(code)
+                    found.append(code)
+                    if len(found) == n:
+                        return found
+            if self.size <= ENUMERABLE and len(taken) > self.size // 4:
+                break  # what is left is listed rather than waited for
+        if self.size <= ENUMERABLE:
+            rest = [code for code in self.enumerate() if code not in taken]
+            picked = rng.permutation(len(rest))[: n - len(found)]
+            found += [rest[i] for i in picked]
+        return found
+
+    def enumerate(self) -> Iterator[str]:
+        """Every valid code, in lexicographic order."""
+        for indices in product(*map(range, self.sizes)):
+            if self._accepts_indices(indices):
+                yield self.code(indices)
+
+    def neighbours(self, code: str) -> list[str]:
+        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change."""
+        origin = self.indices(code)
+        found = []
+        for position, size in enumerate(self.sizes):
+            for index in range(size):
+                changed = (*origin[:position], index, *origin[position + 1 :])
+                if index != origin[position] and self._accepts_indices(changed):
+                    found.append(self.code(changed))
+        return found
+
+    def _configuration(self, indices: Sequence[int]) -> Configuration:
+        return {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
+
+    def _accepts_indices(self, indices: Sequence[int]) -> bool:
+        return self.valid is None or self._accepts(self._configuration(indices))
+
+    def _accepts(self, configuration: Configuration) -> bool:
+        if self.valid is None:
+            return True
+        try:
+            return bool(self.valid(configuration))
+        except Exception as error:
+            name = type(error).__name__
+            raise SpaceError(f"the validity predicate raised {name} on {configuration}: {error}") from error
+
+
+def _sequence(value: object) -> Sequence[Any]:
+    if isinstance(value, (list, tuple)):
+        return value
+    kind = type(value).__name__
+    raise SpaceError(f"a search space is a list of option counts or a mapping from name to options, not {kind}")
+
+
+def _counted_options(position: int, count: object) -> tuple[Option, ...]:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise SpaceError(f"position {position}: an option count is a whole number of at least 1, not {count!r}")
+    return tuple(range(count))
+
+
+def _checked_options(name: object, options: object) -> tuple[Option, ...]:
+    if not isinstance(name, str) or not name:
+        raise SpaceError(f"a parameter name is text, not {name!r}")
+    if isinstance(options, (set, frozenset)):
+        raise SpaceError(f"{name}: options have an order, a set has none; give a list")
+    if not isinstance(options, (list, tuple, range)):
+        raise SpaceError(f"{name}: options are a list, not {type(options).__name__}")
+    if not options:
+        raise SpaceError(f"{name} has no options; at least one is needed")
+    for i, option in enumerate(options):
+        if not isinstance(option, (str, int, float, bool, type(None))) or option != option:
+            raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {option!r}")
+        if option in options[:i]:
+            raise SpaceError(f"{name} lists the option {option!r} twice")
+    return tuple(options)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
