@@ -119,6 +119,11 @@ class Searcher:
         if code not in self._values:
             self._closed.add(code)
 
+    def clear(self) -> None:
+        """Forget everything asked, told and closed, for a caller that keeps the state and tells it anew."""
+        self._values.clear()
+        self._closed.clear()
+
     @property
     def history(self) -> History:
         """What was told, in order of evaluation, as scores to maximise."""
