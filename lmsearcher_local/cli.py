@@ -1,0 +1,379 @@
+"""The command line, thin: checks what is cheap to check, loads the model, and shows what the library does.
+
+Only click is imported up here: ``--help`` must answer at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearcher_local.errors import LMSearcherError
+
+if TYPE_CHECKING:
+    from lmsearcher_local.objective import Objective
+    from lmsearcher_local.space import SearchSpace
+    from lmsearcher_local.study import Result
+    from lmsearcher_local.tables import Table
+
+PRESETS = tuple(
+    sorted(
+        file.name.removesuffix(".yaml")
+        for file in files("lmsearcher_local").joinpath("presets").iterdir()
+        if file.name.endswith(".yaml")
+    )
+)
+ELSEWHERE: dict[str, str] = {}  # commands with a module of their own, imported when used
+
+
+class Commands(click.Group):
+    """Commands whose every expected error is one sentence on stderr and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE:
+            command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            status = 0
+        except click.Abort:
+            click.echo("Interrupted; the same command with --resume goes on from here.", err=True)
+            status = 130
+        except (click.ClickException, LMSearcherError) as error:
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            status = 2
+        sys.exit(status)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lmsearcher-local")
+def main() -> None:
+    """Search a discrete design space with a language model inside this process: no server, no network.
+
+    \b
+    Try it on a real table (NAS-Bench-201, CIFAR-100):
+      lmsearcher-local search --table nasbench201-cifar100
+    """
+
+
+def space_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The three ways to name a space."""
+    for decorate in (
+        click.option(
+            "--table",
+            metavar="NAME",
+            help="A benchmark table: nasbench201-cifar100, hpobench-car, ... ('?' lists them).",
+        ),
+        click.option("--preset", type=click.Choice(PRESETS), help="A space that comes with the package."),
+        click.argument("space_file", metavar="[SPACE]", required=False, type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The model and its engine."""
+    for decorate in (
+        click.option(
+            "--engine",
+            type=click.Choice(["vllm", "transformers"]),
+            default="vllm",
+            show_default=True,
+            help="What runs the model.",
+        ),
+        click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            help="A folder with an LM-Searcher checkpoint in Hugging Face format.  [default: the small bundled one]",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@main.command()
+@space_options
+@click.option("--objective", metavar="MODULE:FUNCTION", help="A function: configuration dictionary in, number out.")
+@click.option("--command", metavar="SHELL", help="A shell command whose last line of output is the score.")
+@click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="Evaluations in all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
+@click.option(
+    "--policy",
+    type=click.Choice(["local", "paper"]),
+    default="local",
+    show_default=True,
+    help="Pools: mostly neighbours of the best, or uniform as in the paper.",
+)
+@click.option(
+    "--pool-size", type=click.IntRange(min=1), default=10, show_default=True, help="Candidates the model picks from."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: runs/SPACE-seedSEED]")
+@click.option("--resume", is_flag=True, help="Continue the study in the output folder, if there is one.")
+@click.option("--storage", metavar="URL", help="Optuna storage.  [default: a journal file in the output folder]")
+@click.option(
+    "--warm-start",
+    type=click.Path(path_type=Path),
+    help="Results known before: historical_results.json, or CSV lines code,value.",
+)
+@click.option(
+    "--timeout-per-trial",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop an evaluation after this time; its trial fails, the search goes on.",
+)
+@model_options
+def search(
+    space_file: Path | None,
+    preset: str | None,
+    table: str | None,
+    objective: str | None,
+    command: str | None,
+    direction: str | None,
+    trials: int,
+    seed: int,
+    policy: str,
+    pool_size: int,
+    out: Path | None,
+    resume: bool,
+    storage: str | None,
+    warm_start: Path | None,
+    timeout_per_trial: float | None,
+    checkpoint: Path | None,
+    engine: str,
+) -> None:
+    """Search for the best configuration of a space.
+
+    SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, or a list of option counts.
+
+    \b
+    A benchmark table is space and objective in one:
+      lmsearcher-local search --table nasbench201-cifar100 --trials 100
+    \b
+    A Python function `def score(configuration): ...` in train.py:
+      lmsearcher-local search space.yaml --objective train:score
+    \b
+    A shell command; {rank} and {lr} become the options chosen, already quoted, {ncode} the code:
+      lmsearcher-local search space.yaml --command 'python train.py --rank {rank} --lr {lr}'
+    The command also finds the whole configuration as JSON in $LMSEARCHER_CONFIG. An evaluation that raises, exits
+    with an error or gives no finite number fails its own trial only.
+    \b
+    Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
+      lmsearcher-local search --table nasbench201-cifar100 --trials 100 --resume
+    """
+    import optuna
+
+    from lmsearcher_local.checkpoint import load_checkpoint
+    from lmsearcher_local.files import read_history
+    from lmsearcher_local.load import load_ranker
+    from lmsearcher_local.plot import plot_search
+    from lmsearcher_local.study import RESULTS, Plan, open_search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, name, measured = chosen_space(space_file, preset, table)
+    if measured is not None and direction is not None:
+        raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
+    goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
+    plan = Plan(
+        space,
+        goal.name,
+        load_checkpoint(checkpoint).identity,
+        measured.direction if measured else "minimize" if direction == "minimize" else "maximize",
+        seed,
+        policy,
+        pool_size,
+        read_history(warm_start, space) if warm_start else (),
+    )
+    out = out or Path("runs") / f"{name}-seed{seed}"
+    with open_search(out, plan, storage=storage, resume=resume) as opened:
+        click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
+        with load_ranker(checkpoint, engine) as ranker, progress(trials) as show:
+            result = opened.run(goal, ranker, trials, show)
+        picture = out / "search.png"
+        label = f"{measured.metric} of {name}" if measured else "value"
+        plot_search(result, picture, f"{name}, seed {seed}", label, measured.optimum[1] if measured else None)
+    report(result, measured)
+    click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}")
+    if result.best is None:
+        sys.exit(1)
+
+
+@main.command()
+@space_options
+@click.option(
+    "--history", required=True, type=click.Path(path_type=Path), help="Upstream JSON, or CSV lines code,value."
+)
+@click.option("--pool", required=True, type=click.Path(path_type=Path), help="Candidates: one code a line, or CSV.")
+@click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@model_options
+def rank(
+    space_file: Path | None,
+    preset: str | None,
+    table: str | None,
+    history: Path,
+    pool: Path,
+    direction: str | None,
+    as_json: bool,
+    checkpoint: Path | None,
+    engine: str,
+) -> None:
+    """Rank candidate codes, given what was evaluated so far.
+
+    The probabilities are exact: those with which the model, held to the pool, answers each candidate.
+
+    \b
+    Which of these cells next?
+      lmsearcher-local rank --preset nasbench201 --history runs/mine/historical_results.json --pool pool.txt
+    \b
+    For another program:
+      lmsearcher-local rank space.yaml --history tried.csv --pool pool.txt --json
+    """
+    import numpy as np
+
+    from lmsearcher_local.files import read_history, read_pool
+    from lmsearcher_local.load import load_ranker
+    from lmsearcher_local.ranking import Task
+    from lmsearcher_local.searcher import Searcher
+
+    space, _, measured = chosen_space(space_file, preset, table)
+    values, candidates = read_history(history, space), read_pool(pool, space)
+    with load_ranker(checkpoint, engine) as ranker:
+        known = Searcher(
+            space,
+            ranker,
+            direction="minimize" if (direction or (measured and measured.direction)) == "minimize" else "maximize",
+            pool_size=len(candidates),
+        )
+        for code, value in values:
+            known.tell(code, value)
+        [ranking] = ranker.rank([Task(space, known.history, candidates)])
+    chances = dict(zip(ranking.pool, np.exp(ranking.log_probs).tolist(), strict=True))
+    rows = [
+        {"rank": i, "code": code, "probability": chances[code], "configuration": space.decode(code)}
+        for i, code in enumerate(ranking.order(), 1)
+    ]
+    if as_json:
+        click.echo(json.dumps({"greedy": ranking.greedy, "ranking": rows}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid("rank", "code", "probability", "configuration")
+    for row in rows:
+        options = ", ".join(f"{key}={option}" for key, option in space.decode(str(row["code"])).items())
+        grid.add_row(str(row["rank"]), str(row["code"]), f"{row['probability']:.4f}", options)
+    Console().print(grid)
+
+
+def chosen_space(
+    space_file: Path | None, preset: str | None, table: str | None
+) -> "tuple[SearchSpace, str, Table | None]":
+    """The space, its name, and the table where it comes from one."""
+    from lmsearcher_local.space import SearchSpace
+    from lmsearcher_local.tables import table as load_table
+
+    if sum(given is not None for given in (space_file, preset, table)) != 1:
+        raise click.UsageError("name one space: a SPACE file, --preset NAME or --table NAME")
+    if table is not None:
+        measured = load_table(table)
+        return measured.space, table, measured
+    if preset is not None:
+        return SearchSpace.load(str(files("lmsearcher_local").joinpath("presets", f"{preset}.yaml"))), preset, None
+    assert space_file is not None
+    return SearchSpace.load(space_file), space_file.stem, None
+
+
+def chosen_objective(
+    space: "SearchSpace", table: "Table | None", function: str | None, command: str | None, timeout: float | None
+) -> "Objective":
+    """What to optimise."""
+    from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective, load_function
+
+    if sum(given is not None for given in (table, function, command)) != 1:
+        raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")
+    if table is not None:
+        return TableObjective(table)
+    if command is not None:
+        return CommandObjective(command, space, timeout)
+    assert function is not None
+    return FunctionObjective(load_function(function), timeout)
+
+
+@contextmanager
+def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
+    """A progress bar with the best value so far and the speed; lines where stdout is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console()
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}best {task.fields[best]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("search", total=trials, speed="", best="-")
+        started: int | None = None
+        shown: str | None = None
+
+        def show(result: "Result") -> None:
+            nonlocal started, shown
+            if started is None:
+                started = result.evaluated
+                bar.reset(task, total=trials, completed=started)
+                if started:
+                    console.print(f"{started} of {trials} trials are done already")
+                return
+            best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
+            seconds = bar.tasks[0].elapsed or 0
+            speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
+            bar.update(task, completed=result.evaluated, speed=speed, best=best)
+            last = result.trials[-1]
+            if last.value is None:
+                console.print(f"trial {result.evaluated} ({last.code}) failed: {last.reason}", markup=False)
+            if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
+                console.print(f"trial {result.evaluated}/{trials}: {speed}best {best}", markup=False, soft_wrap=True)
+            shown = best
+
+        yield show
+
+
+def report(result: "Result", table: "Table | None") -> None:
+    """What was found, in words."""
+    from lmsearcher_local.tables import nasbench201_string
+
+    if result.exhausted:
+        click.echo("The space is used up: every valid configuration was evaluated.")
+    if result.best is None:
+        click.echo(f"No trial gave a value; the last one failed: {result.trials[-1].reason}")
+        return
+    code, value = result.best
+    configuration = result.space.decode(code)
+    width = max(map(len, configuration))
+    click.echo(f"\nBest of {len(result.trials)} trials: {code}")
+    for key, option in configuration.items():
+        click.echo(f"  {key:<{width}}  {option}")
+    if len(configuration) == 6 and "nor_conv_3x3" in result.space.options[0]:
+        click.echo(f"Cell: {nasbench201_string([str(option) for option in configuration.values()])}")
+    click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")
+    if table is not None:
+        best, optimum = table.optimum
+        click.echo(f"The table's optimum: {optimum:.6g} ({best})")
+        click.echo(f"Found: rank {table.rank(code):,} of {len(table.values):,}")

