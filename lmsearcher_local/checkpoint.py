@@ -1,0 +1,193 @@
+"""Find, check and describe a checkpoint: a local Hugging Face folder with safetensors weights.
+
+Nothing is downloaded, unpickled or run: hub names, pickled weights and remote code are refused.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.prompt.base import Codec
+from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
+
+BUNDLED = Path(__file__).parent / "checkpoints" / "small"
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a checkpoint is prompted: the content of its ``lmsearcher.json``; without one, the published protocol.
+
+    ``template``, ``date`` and ``score_digits`` belong to the text codec.
+    """
+
+    codec: str = "text"
+    template: str = "llama3.1"
+    date: str = "26 Jul 2024"  # the chat template's own fallback
+    score_digits: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("codec", self.codec, ("text", "compact")),
+            ("template", self.template, tuple(TEMPLATES)),
+            ("score_digits", self.score_digits, tuple(range(1, 9))),
+        ):
+            if value not in allowed:
+                raise CheckpointError(f"{name} is one of {', '.join(map(str, allowed))}, not {value!r}")
+        if not isinstance(self.date, str) or not re.fullmatch(r"\d\d [A-Z][a-z]{2} \d{4}", self.date):
+            raise CheckpointError(f"date is written like '26 Jul 2024', not {self.date!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checked checkpoint folder.
+
+    ``context`` is in tokens, ``weight_bytes`` and ``kv_bytes`` (keys and values of one token) in bytes; ``identity``
+    is a fingerprint of configuration, profile, tokenizer and weights.
+    """
+
+    path: Path
+    profile: Profile
+    context: int
+    vocabulary: int
+    dtype: str
+    weight_bytes: int
+    kv_bytes: int
+    identity: str
+
+    def codec(self) -> Codec:
+        """The codec that this checkpoint was trained for.
+
+        Raises:
+            CheckpointError: the tokenizer is missing or unfit.
+        """
+        if self.profile.codec == "compact":
+            from lmsearcher_local.prompt.compact import CompactCodec
+
+            return CompactCodec()
+        file = self.path / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f"cannot read {file}: {error}") from error
+        tokens = tokenizer.get_vocab_size()
+        if tokens > self.vocabulary:
+            raise CheckpointError(f"{file} does not belong to this model: {tokens} tokens against {self.vocabulary}")
+        profile = self.profile
+        return TextCodec(tokenizer, profile.template, profile.date, profile.score_digits)
+
+
+def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """Check a checkpoint folder and describe it; ``None`` is the bundled small one. The weights are not loaded.
+
+    Raises:
+        CheckpointError: the folder is missing, incomplete, unsafe or unfit.
+    """
+    folder = BUNDLED if path is None else Path(path)
+    if not folder.is_dir():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
+            raise CheckpointError(
+                f"{path} is no folder here, and nothing is downloaded; if it is a hub name, run"
+                f" `hf download {path} --local-dir DIR` on a machine with a network and pass the folder"
+            )
+        raise CheckpointError(f"the checkpoint folder {folder} does not exist")
+    config = _json(folder / "config.json")
+    if "auto_map" in config:
+        raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")
+    if not any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ()):
+        raise CheckpointError(f"{folder} is no causal language model: architectures is {config.get('architectures')}")
+    weights = _weights(folder)
+    try:
+        heads = int(config["num_attention_heads"])
+        head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
+        kv_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
+        context, vocabulary = int(config["max_position_embeddings"]), int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
+    return Checkpoint(
+        path=folder,
+        profile=_profile(folder),
+        context=context,
+        vocabulary=vocabulary,
+        dtype=dtype,
+        weight_bytes=sum(file.stat().st_size for file in weights),
+        kv_bytes=kv_bytes,
+        identity=_fingerprint(folder, weights),
+    )
+
+
+def _weights(folder: Path) -> list[Path]:
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = _json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise CheckpointError(f"{index} has no weight_map")
+        missing = sorted({str(shard) for shard in shards.values()} - {file.name for file in weights})
+        if missing:
+            raise CheckpointError(f"{folder} lacks {missing[0]}, which {index.name} names; copy the whole folder")
+    if not weights:
+        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)]
+        if pickled:
+            raise CheckpointError(
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code; convert them to safetensors"
+            )
+        raise CheckpointError(f"{folder} holds no .safetensors weights")
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
+    return weights
+
+
+def _profile(folder: Path) -> Profile:
+    file = folder / "lmsearcher.json"
+    if not file.exists():
+        return Profile()
+    content = _json(file)
+    known = [field.name for field in fields(Profile)]
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise CheckpointError(f"{file} has an unknown entry {unknown[0]!r}; allowed: {', '.join(known)}")
+    try:
+        return Profile(**content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} does not hold a JSON object")
+    return content
+
+
+def _fingerprint(folder: Path, weights: list[Path]) -> str:
+    digest = hashlib.sha256()
+    small = [folder / name for name in ("config.json", "lmsearcher.json", "tokenizer.json")]
+    for file in [*small, *weights]:
+        if not file.exists():
+            continue
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+            digest.update(stream.read(FINGERPRINT_BYTES))
+            stream.seek(max(stream.tell(), file.stat().st_size - FINGERPRINT_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,86 @@
+"""The published text protocol: history and pool as one system message of a Llama 3 chat, byte for byte.
+
+``cell|score,…,cell|score,cand;…;cand;`` with the history best first, scores min-max normalised (paper, section 3.2,
+and the published code).
+"""
+
+import random
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.history import History, min_max
+from lmsearcher_local.prompt.base import HISTORY_CAP
+from lmsearcher_local.space import SearchSpace
+
+SYSTEM = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+ANSWER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+# Llama 3.1's chat template dates every prompt; LLaMA-Factory's `llama3` template, used in training, does not.
+TEMPLATES = {
+    "llama3.1": SYSTEM + "Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{message}" + ANSWER,
+    "llama3": SYSTEM + "{message}" + ANSWER,
+}
+
+
+def message(history: History, pool: Sequence[str], score_digits: int = 4) -> str:
+    """The text of the system message: at most 200 history items, best first, then the candidates."""
+    shown = history.best(HISTORY_CAP)
+    scores = min_max(shown.scores) if shown.scores else []
+    items = [f"{code}|{round(score, score_digits)}," for code, score in zip(shown.codes, scores, strict=True)]
+    return "".join(items) + "".join(f"{code};" for code in pool)
+
+
+class TextCodec:
+    """The text protocol under a checkpoint's tokenizer.
+
+    Args:
+        tokenizer: the checkpoint's fast tokenizer.
+        template: ``llama3.1`` (with the date block, as upstream serves) or ``llama3`` (without, as upstream trains).
+        date: what the date block says; pinned, so that a search does not change from one day to the next.
+        score_digits: decimals of a score.
+
+    Raises:
+        CheckpointError: the tokenizer lacks Llama 3's special tokens, or tokenises a code differently alone and as
+            an answer, or loses digits, so that answers could not be told apart.
+    """
+
+    max_pool = 1000
+
+    def __init__(self, tokenizer: Tokenizer, template: str, date: str, score_digits: int) -> None:
+        self.template = template
+        self.date = date
+        self.score_digits = score_digits
+        self._tokenizer = tokenizer
+        self._answers: dict[str, list[int]] = {}
+        for token in ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"):
+            if tokenizer.token_to_id(token) is None:
+                raise CheckpointError(
+                    f"the tokenizer has no token {token}; the text protocol needs a Llama 3 tokenizer"
+                )
+        rng = random.Random(0)
+        header = self._encode(ANSWER)
+        for length in range(1, 65):
+            code = "".join(rng.choices("0123456789", k=length))
+            answer = self._encode(code)
+            if header + answer != self._encode(ANSWER + code) or tokenizer.decode(answer) != code:
+                raise CheckpointError(f"the tokenizer splits the code {code} in a way that answers cannot be read from")
+
+    def render(self, history: History, pool: Sequence[str]) -> str:
+        """The whole prompt as text, special tokens included."""
+        text = message(history, pool, self.score_digits)
+        return TEMPLATES[self.template].format(date=self.date, message=text)
+
+    def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
+        """Token ids of the prompt, in the tokenizer's canonical split."""
+        return self._encode(self.render(history, pool))
+
+    def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
+        """Each candidate's canonical tokens; tokenised once in the life of the codec."""
+        new = [code for code in dict.fromkeys(pool) if code not in self._answers]
+        encoded = self._tokenizer.encode_batch(new, add_special_tokens=False)
+        self._answers.update((code, item.ids) for code, item in zip(new, encoded, strict=True))
+        return [self._answers[code] for code in pool]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
