@@ -51,7 +51,7 @@ class Commands(click.Group):
             click.echo(error.format_message())
             status = 0
         except click.Abort:
-            click.echo("Interrupted; the same command with --resume goes on from here.", err=True)
+            click.echo("Interrupted.", err=True)
             status = 130
         except (click.ClickException, LMSearcherError) as error:
             message = error.format_message() if isinstance(error, click.ClickException) else str(error)
@@ -202,11 +202,15 @@ def search(
     out = out or Path("runs") / f"{name}-seed{seed}"
     with open_search(out, plan, storage=storage, resume=resume) as opened:
         click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
-        with load_ranker(checkpoint, engine) as ranker, progress(trials) as show:
-            result = opened.run(goal, ranker, trials, show)
+        try:
+            with load_ranker(checkpoint, engine) as ranker, progress(trials) as show:
+                result = opened.run(goal, ranker, trials, show)
+        except KeyboardInterrupt:
+            click.echo("The same command with --resume goes on from here.", err=True)
+            raise
         picture = out / "search.png"
-        label = f"{measured.metric} of {name}" if measured else "value"
-        plot_search(result, picture, f"{name}, seed {seed}", label, measured.optimum[1] if measured else None)
+        label, optimum = (measured.metric, measured.optimum[1]) if measured else ("value", None)
+        plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
     report(result, measured)
     click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}")
     if result.best is None:

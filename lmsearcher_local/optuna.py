@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.space import Configuration, SearchSpace
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
 
@@ -59,10 +59,15 @@ class LMSearcherSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The configuration to evaluate next.
+        """The configuration to evaluate next; see ``propose``."""
+        return self.propose(study, trial.number)
+
+    def propose(self, study: Study, number: int | None = None) -> Configuration:
+        """The configuration to evaluate next, in the trial of that number where the storage holds it already.
 
         Raises:
-            StudyError: the study has several objectives or a completed trial from outside the space.
+            StudyError: the study has a completed trial from outside the space.
+            ValueError: the study has several objectives.
             SpaceExhausted: every valid configuration is evaluated, failed or being evaluated.
         """
         self._raise_error_if_multi_objective(study)
@@ -70,17 +75,17 @@ class LMSearcherSampler(BaseSampler):
         with self._lock:
             searcher.clear()
             searcher.direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
-            for other in study.get_trials(deepcopy=False):
-                if other.number == trial.number or KILLED in other.user_attrs:
+            for trial in study.get_trials(deepcopy=False):
+                if trial.number == number or KILLED in trial.user_attrs:
                     continue
-                if other.params.keys() == self._distributions.keys():
-                    code = searcher.space.encode(other.params)
-                    if other.state == TrialState.COMPLETE and other.value is not None:
-                        searcher.tell(code, other.value)
+                if trial.params.keys() == self._distributions.keys():
+                    code = searcher.space.encode(trial.params)
+                    if trial.state == TrialState.COMPLETE and trial.value is not None:
+                        searcher.tell(code, trial.value)
                     else:
                         searcher.close(code)
-                elif other.state == TrialState.COMPLETE:
-                    raise StudyError(f"trial {other.number} of this study is not of the sampler's search space")
+                elif trial.state == TrialState.COMPLETE:
+                    raise StudyError(f"trial {trial.number} of this study is not of the sampler's search space")
             return searcher.space.decode(searcher.ask()[0])
 
     def sample_independent(

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -131,23 +131,23 @@ class Search:
             plan.space, ranker, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
         study = self._started()
-        study.sampler = sampler
         wanted = distributions(plan.space)
         result = self._keep(study, on_trial)
         try:
             while result.evaluated < trials:
                 try:
-                    trial = study.ask(wanted)
+                    configuration = sampler.propose(study)
                 except SpaceExhausted:
-                    _end_running(study)
-                    return Result(plan.space, plan.direction, result.trials, exhausted=True)
+                    return replace(result, exhausted=True)
+                # The whole trial in one write: Optuna's ask would write, and sync to disk, each parameter on its own.
+                study.add_trial(create_trial(state=TrialState.RUNNING, params=configuration, distributions=wanted))
+                trial = study.get_trials(deepcopy=False)[-1]
                 try:
-                    value = objective(plan.space.encode(trial.params), trial.params)
+                    value = objective(plan.space.encode(configuration), configuration)
                 except ObjectiveFailed as error:
-                    trial.set_user_attr(REASON, str(error))
-                    study.tell(trial, state=TrialState.FAIL)
+                    _fail(study, trial, REASON, str(error))
                 else:
-                    study.tell(trial, value)
+                    study.tell(trial.number, value)
                 result = self._keep(study, on_trial)
             return result
         finally:
@@ -299,5 +299,9 @@ def _repair(out: Path) -> None:
 
 def _end_running(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, KILLED, True)
-        study.tell(trial.number, state=TrialState.FAIL)
+        _fail(study, trial, KILLED, True)
+
+
+def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
+    study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+    study.tell(trial.number, state=TrialState.FAIL)

@@ -138,7 +138,7 @@ def test_interrupt(loaded: list[str]) -> None:
     Path("goal.py").write_text("def score(configuration):\n    raise KeyboardInterrupt\n")
     result = call("search", "space.yaml", "--objective", "goal:score", "--out", "out")
     assert result.exit_code == 130
-    assert "the same command with --resume goes on from here" in result.stderr
+    assert "The same command with --resume goes on from here.\n" in result.stderr
     Path("goal.py").write_text("def score(configuration):\n    return 1\n")
     sys.modules.pop("goal")
     command = ("search", "space.yaml", "--objective", "goal:score", "--out", "out", "--resume", "--trials", "6")

@@ -1,0 +1,31 @@
+"""The picture is drawn whatever the trials gave: outliers, failures, equal values, a single one."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from lmsearcher_local.plot import plot_search
+from lmsearcher_local.searcher import Direction
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.study import Result, Trial
+
+VALUES = {
+    "outliers": [50.0, 60.0, 1.0, 61.0, 62.0, 63.0, 999.0],
+    "failures": [None, 3.0, None, 4.0],
+    "only failures": [None, None],
+    "equal": [1.0] * 7,
+    "one": [1.0],
+    "huge": [1e300, -1e300, 0.0],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("name", VALUES)
+def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
+    trials = tuple(Trial("0", value, None if value is not None else "failed", False) for value in VALUES[name])
+    plot_search(Result(SearchSpace([5]), direction, trials), tmp_path / "p.png", name, "score", 70.0)
+    header = (tmp_path / "p.png").read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    assert struct.unpack(">II", header[16:]) == (1200, 675)
