@@ -20,7 +20,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_model(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> None:
-    """Write ``config.json`` and random weights in the layout of Llama 3.1 8B: grouped queries, untied head, its RoPE."""
+    """Write ``config.json`` and random weights as Llama 3.1 8B lays them out: grouped queries, untied head."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

@@ -1,0 +1,34 @@
+# Thin: ordinary commands, to be typed by hand where there is no make. BUILD is cuda with an NVIDIA GPU, cpu without.
+PYTHON ?= python3
+BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+
+.PHONY: search test
+search: .venv/search-$(BUILD)
+	$(BIN)/lmsearcher-local search --table nasbench201-cifar100 --trials 100 --out runs/$$(date +%Y%m%d-%H%M%S)
+
+test: .venv/test-$(BUILD)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# The second torch line is for package indexes without the CPU build: uv knows PyTorch's own.
+# PyPI's torchvision is a CUDA build; beside a CPU torch it breaks `import transformers`, and text models need none.
+.venv/search-cpu: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0+cpu || \
+	{ $(PIP) uv && $(BIN)/uv pip install -q -p .venv --torch-backend cpu torch==2.13.0+cpu; }
+	$(PIP) -c constraints.txt -e '.[cpu,bench]'
+	$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+.venv/search-cuda: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -c constraints.txt -e '.[cuda,bench]'
+	touch $@
+
+.venv/test-$(BUILD): .venv/search-$(BUILD)
+	$(PIP) -c constraints.txt -e '.[test]'
+	touch $@
