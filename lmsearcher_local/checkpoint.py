@@ -19,6 +19,8 @@ from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
 
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
+PROMPTS_CACHED = 8  # full prompts that the key-value cache holds at once
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
@@ -50,8 +52,8 @@ class Profile:
 class Checkpoint:
     """A checked checkpoint folder.
 
-    ``context`` is in tokens, ``weight_bytes`` and ``kv_bytes`` (keys and values of one token) in bytes; ``identity``
-    is a fingerprint of configuration, profile, tokenizer and weights.
+    ``context`` is the prompt length used, in tokens; ``weight_bytes`` and ``cache_bytes`` (the key-value cache) are
+    the memory it takes, in bytes; ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
     """
 
     path: Path
@@ -60,7 +62,7 @@ class Checkpoint:
     vocabulary: int
     dtype: str
     weight_bytes: int
-    kv_bytes: int
+    cache_bytes: int
     identity: str
 
     def codec(self) -> Codec:
@@ -111,7 +113,8 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         kv_heads = int(config.get("num_key_value_heads") or heads)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
         kv_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
-        context, vocabulary = int(config["max_position_embeddings"]), int(config["vocab_size"])
+        context = min(int(config["max_position_embeddings"]), CONTEXT_CAP)
+        vocabulary = int(config["vocab_size"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
     return Checkpoint(
@@ -121,7 +124,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         vocabulary=vocabulary,
         dtype=dtype,
         weight_bytes=sum(file.stat().st_size for file in weights),
-        kv_bytes=kv_bytes,
+        cache_bytes=max(256 << 20, PROMPTS_CACHED * context * kv_bytes),
         identity=_fingerprint(folder, weights),
     )
 

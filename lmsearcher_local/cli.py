@@ -29,7 +29,7 @@ PRESETS = tuple(
         if file.name.endswith(".yaml")
     )
 )
-ELSEWHERE: dict[str, str] = {}  # commands with a module of their own, imported when used
+ELSEWHERE = {"doctor": "lmsearcher_local.doctor"}  # commands with a module of their own, imported when used
 
 
 class Commands(click.Group):

@@ -13,10 +13,6 @@ from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import EngineError
 
-CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
-BATCH = 8  # full prompts that the key-value cache holds at once
-MIN_CACHE_BYTES = 256 << 20
-
 # vLLM reads these when it is imported. Only the exact text "1" counts.
 OFFLINE = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs in this process
@@ -54,8 +50,7 @@ class VLLMEngine:
         if current_platform.is_cpu():
             # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
             type(current_platform).simple_compile_backend = "eager"
-        self.max_length = min(checkpoint.context, CONTEXT_CAP) - 1  # the engine adds the token that it samples
-        cache = max(MIN_CACHE_BYTES, BATCH * (self.max_length + 1) * checkpoint.kv_bytes)
+        self.max_length = checkpoint.context - 1  # the engine adds the token that it samples
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
             self._llm = llm(
@@ -64,8 +59,8 @@ class VLLMEngine:
                 load_format="safetensors",
                 trust_remote_code=False,
                 dtype=checkpoint.dtype,
-                max_model_len=self.max_length + 1,
-                kv_cache_memory_bytes=cache,
+                max_model_len=checkpoint.context,
+                kv_cache_memory_bytes=checkpoint.cache_bytes,
                 # Only full blocks are cached; the CPU build's default of 128 tokens would waste most of a prompt.
                 block_size=32 if current_platform.is_cpu() else None,
                 enable_prefix_caching=True,
@@ -75,7 +70,7 @@ class VLLMEngine:
             )
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            need = (checkpoint.weight_bytes + cache) / 2**30
+            need = (checkpoint.weight_bytes + checkpoint.cache_bytes) / 2**30
             raise EngineError(
                 f"vLLM cannot load {checkpoint.path} ({reason}); it needs about {need:.1f} GiB of memory, see"
                 " `lmsearcher-local doctor`"
