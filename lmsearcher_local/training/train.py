@@ -1,0 +1,187 @@
+"""The trainer: resumable at any step, same seed and same machine give the same weights.
+
+``python -m lmsearcher_local.training.train --out RUN`` trains and exports; a second call goes on where the first ended.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmsearcher_local.training.curves import draw_curves
+from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
+from lmsearcher_local.training.export import export
+from lmsearcher_local.training.model import Output, Ranker
+from lmsearcher_local.training.start import set_start
+from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_shape, draw_task
+
+ACCUMULATE = 3  # batches of different shapes per step
+MATRIX_RATE, OTHER_RATE = 0.015, 5e-3
+WARM_UP, COOL_DOWN = 50, 0.4  # steps; share of all steps with a falling rate
+AVERAGE = 0.99  # weights are averaged over about the last 100 steps
+
+
+def train(
+    out: Path, seed: int, steps: int, tokens: int = 6000, save_every: int = 100, evaluate_every: int = 200
+) -> Path:
+    """Train (or go on training) in folder ``out``; returns the exported checkpoint folder.
+
+    Args:
+        out: holds ``state.pt``, ``log.jsonl``, ``curves.png`` and ``checkpoint/``.
+        seed: of weights and data.
+        steps: optimiser steps in all.
+        tokens: about how many tokens a batch has; a step sees three batches.
+        save_every: steps between states on disk.
+        evaluate_every: steps between evaluations on held-out tasks.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model, averaged = Ranker(seed), Ranker(seed)
+    set_start(model)
+    averaged.load_state_dict(model.state_dict())
+    optimisers = _optimisers(model)
+    first, seconds = 0, 0.0
+    state_file, log = out / "state.pt", out / "log.jsonl"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        first, seconds = state["step"], state["seconds"]
+        rows = [row for row in log.read_text().splitlines() if json.loads(row)["step"] <= first]
+        log.write_text("".join(row + "\n" for row in rows))
+    for step, batches in _stream(seed, first, steps, tokens):
+        began = time.perf_counter()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * _rate(step, steps)
+        row: dict[str, float] = {}
+        for batch in batches:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = model(*(torch.from_numpy(part) for part in (batch.digits, batch.bins, batch.aliases)))
+            loss, parts = losses(output, batch)
+            (loss / len(batches)).backward()
+            for name, value in parts.items():
+                row[name] = row.get(name, 0.0) + value / len(batches)
+        row["gradient"] = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        with torch.no_grad():
+            weight = 1 - min(AVERAGE, (step + 1) / (step + 10))
+            for mean, parameter in zip(averaged.parameters(), model.parameters(), strict=True):
+                mean.lerp_(parameter, weight)
+        done = step + 1
+        seconds += time.perf_counter() - began
+        entry: dict[str, Any] = {"step": done, "seconds": round(seconds, 1)}
+        entry |= {name: round(value, 4) for name, value in row.items()}
+        if done % evaluate_every == 0 or done == steps:
+            entry["held_out"] = evaluate(averaged)
+        with log.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        if done % save_every == 0 or done == steps:
+            state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "step": done, "seconds": seconds}
+            torch.save(state | {"optimisers": [optimiser.state_dict() for optimiser in optimisers]}, out / "state.tmp")
+            (out / "state.tmp").replace(state_file)
+    draw_curves(log, out / "curves.png")
+    return export(averaged, out / "checkpoint")
+
+
+def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Answer, score prediction and order of the pool; with the accuracies that say how far they are."""
+    bins, truth = torch.from_numpy(batch.bins), torch.from_numpy(batch.truth).float()
+    n = output.history.shape[1]
+    pick = output.pick.float().gather(1, torch.from_numpy(batch.aliases))
+    best = (truth == truth.max(1, keepdim=True).values).float()
+    answer = _cross_entropy(pick, 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1))
+    history = _score_loss(output.history.float(), bins[:, :n])
+    pool = _score_loss(output.pool.float(), bins[:, n:])
+    expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1])
+    order = _cross_entropy(3 * expected, (3 * truth).softmax(1))
+    right = best.gather(1, pick.argmax(1, keepdim=True)).mean()
+    right_expected = best.gather(1, expected.argmax(1, keepdim=True)).mean()
+    explained = 1 - (answer / np.log(pick.shape[1]))
+    parts = {"answer": answer, "history": history, "pool": pool, "order": order, "explained": explained}
+    parts |= {"top1": right, "top1_expected": right_expected}
+    return answer + history + pool + order, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def evaluate(model: Ranker, count: int = 128) -> dict[str, dict[str, float]]:
+    """Held-out figures of the pick and of the expected score, by history size."""
+    found = {}
+    for n in HISTORY_SIZES:
+        tasks = held_out_tasks(n, count)
+        picks, scores = model_predictions(model, tasks)
+        for name, predictions in (("pick", picks), ("score", scores)):
+            found[f"{name}@{n}"] = {key: round(v, 3) for key, v in figures(predictions, tasks).items()}
+    return found
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def _score_loss(logits: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy against a bell of one and a half bins around the true one."""
+    grid = torch.arange(logits.shape[-1])
+    target = (-0.5 * ((grid - bins[..., None]) / 1.5) ** 2).softmax(-1)
+    return _cross_entropy(logits, target)
+
+
+def _optimisers(model: Ranker) -> list[torch.optim.Optimizer]:
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    held = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in held]
+    muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.0, momentum=0.95)
+    adam = torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimiser, rate in ((muon, MATRIX_RATE), (adam, OTHER_RATE)):
+        for group in optimiser.param_groups:
+            group["peak"] = rate
+    return [muon, adam]
+
+
+def _rate(step: int, steps: int) -> float:
+    left = (steps - step) / (COOL_DOWN * steps)
+    return min(1.0, (step + 1) / WARM_UP, left)
+
+
+def _draw(seed: int, step: int, tokens: int) -> list[Batch]:
+    rng = np.random.default_rng((seed, step))
+    batches = []
+    for _ in range(ACCUMULATE):
+        positions, n, m, size = draw_shape(rng, tokens)
+        batches.append(draw_batch(rng, [draw_task(rng, positions, n, m) for _ in range(size)]))
+    return batches
+
+
+def _stream(seed: int, first: int, steps: int, tokens: int) -> Iterator[tuple[int, list[Batch]]]:
+    """The steps' batches, drawn ahead in a process of their own; they depend on seed and step alone."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        ahead = [worker.submit(_draw, seed, step, tokens) for step in range(first, min(first + 4, steps))]
+        for step in range(first, steps):
+            batches = ahead.pop(0).result()
+            if step + 4 < steps:
+                ahead.append(worker.submit(_draw, seed, step + 4, tokens))
+            yield step, batches
+
+
+def main() -> None:
+    """Command line of the trainer."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3000)
+    arguments = parser.parse_args()
+    print(train(arguments.out, arguments.seed, arguments.steps))
+
+
+if __name__ == "__main__":
+    main()
