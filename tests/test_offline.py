@@ -21,7 +21,7 @@ try:
     socket.create_connection(("192.0.2.1", 80), timeout=5)
 except OSError as error:
     assert error.errno == 101, error
-os.execv(sys.executable, [sys.executable, "-m", "lmsearcher_local.cli", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-m", "lmsearcher_local", *sys.argv[1:]])
 """
 
 
@@ -42,7 +42,7 @@ def test_the_readme_search_runs_with_loopback_alone_in_4_gib(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seconds"), [(["-c", "import lmsearcher_local"], 0.5), (["-m", "lmsearcher_local.cli", "--help"], 1.0)]
+    ("arguments", "seconds"), [(["-c", "import lmsearcher_local"], 0.5), (["-m", "lmsearcher_local", "--help"], 1.0)]
 )
 def test_start_is_quick_and_loads_no_engine(arguments: list[str], seconds: float) -> None:
     heavy = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'vllm']))"  # importing them raises

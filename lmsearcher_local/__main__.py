@@ -1,0 +1,5 @@
+"""``python -m lmsearcher_local``: the command line."""
+
+from lmsearcher_local.cli import main
+
+main()
