@@ -38,7 +38,7 @@ PAIRS = PHASES // 2
 GATES, CONSTANT = (PAIRS + 1, PAIRS + 2), PAIRS + 3  # dimensions of a head
 CONTENT_AT = [*range(PAIRS + 4, HEAD_DIM // 2), *range(HEAD_DIM // 2 + PAIRS + 4, HEAD_DIM)]
 LARGEST_RMS = (0.7, *[5.0] * (LAYERS - 1))  # of the residual stream before each layer; gates hold up to it
-DECISIVE, OUTSIDE = 40.0, 12.0  # nats by which a forbidden key, the nearest phase of another trial, lose at least
+DECISIVE, OUTSIDE = 15.0, 6.0  # nats by which a forbidden key, the nearest phase of another trial, lose at least
 SMALLEST_GAP = 0.115  # of 1 - cos, summed over the frequencies, between different trials within the context
 
 KERNEL = (("SDXYAB", "SY"),)
