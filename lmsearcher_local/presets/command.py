@@ -1,0 +1,75 @@
+"""``lmsearcher-local presets``: which spaces come with the package, and what a code of one means."""
+
+import json
+from pathlib import Path
+
+import click
+
+from lmsearcher_local.errors import SpaceError
+from lmsearcher_local.presets import PRESETS, Preset, preset
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.argument("code", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the architecture as JSON, as a training script takes it.")
+@click.option("--draw", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the architecture.")
+def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None) -> None:
+    """List the spaces that come with the package, show one, or show what a CODE of one means.
+
+    \b
+    What there is, and the parameters of one:
+      lmsearcher-local presets
+      lmsearcher-local presets sam_lora
+    \b
+    The architecture that a code names, for a person, a training script or a slide:
+      lmsearcher-local presets nasbench201 334131
+      lmsearcher-local presets nasbench201 334131 --json
+      lmsearcher-local presets nasbench201 334131 --draw cell.png
+    """
+    if code is None and (as_json or draw):
+        raise click.UsageError("--json and --draw need a NAME and a CODE")
+    if name is None:
+        _list()
+        return
+    known = preset(name)
+    if code is None:
+        _describe(known)
+        return
+    configuration = known.space.decode(code)
+    if draw:
+        figure = known.draw(configuration)
+        try:
+            figure.savefig(draw, dpi=150)
+        except (OSError, ValueError) as error:
+            raise SpaceError(f"cannot draw {draw}: {error}") from error
+    if as_json:
+        click.echo(json.dumps(known.architecture(configuration)))
+        return
+    click.echo(known.summary(configuration))
+    if draw:
+        click.echo(f"Picture: {draw}")
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("name", "positions", "size", "what it is", "source")
+    for known in PRESETS.values():
+        space = known.space
+        grid.add_row(known.name, str(len(space.sizes)), _size(space.size), known.title, known.source)
+    Console().print(grid)
+
+
+def _describe(known: Preset) -> None:
+    space = known.space
+    click.echo(f"{known.name}: {known.title} ({known.source})")
+    click.echo(f"{len(space.sizes)} positions, {_size(space.size)} codes")
+    width = max(map(len, space.names))
+    for name, options in space.describe().items():
+        click.echo(f"  {name:<{width}}  {', '.join(map(str, options))}")
+
+
+def _size(codes: int) -> str:
+    return f"{codes:,}" if codes < 10**9 else f"{codes:.1e}"
