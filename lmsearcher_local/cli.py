@@ -29,7 +29,10 @@ PRESETS = tuple(
         if file.name.endswith(".yaml")
     )
 )
-ELSEWHERE = {"doctor": "lmsearcher_local.doctor"}  # commands with a module of their own, imported when used
+ELSEWHERE = {  # commands with a module of their own, imported when used
+    "doctor": "lmsearcher_local.doctor",
+    "presets": "lmsearcher_local.presets.command",
+}
 
 
 class Commands(click.Group):
@@ -361,7 +364,7 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
 
 def report(result: "Result", table: "Table | None") -> None:
     """What was found, in words."""
-    from lmsearcher_local.tables import nasbench201_string
+    from lmsearcher_local.presets import preset_of
 
     if result.exhausted:
         click.echo("The space is used up: every valid configuration was evaluated.")
@@ -374,8 +377,8 @@ def report(result: "Result", table: "Table | None") -> None:
     click.echo(f"\nBest of {len(result.trials)} trials: {code}")
     for key, option in configuration.items():
         click.echo(f"  {key:<{width}}  {option}")
-    if len(configuration) == 6 and "nor_conv_3x3" in result.space.options[0]:
-        click.echo(f"Cell: {nasbench201_string([str(option) for option in configuration.values()])}")
+    if known := preset_of(result.space):
+        click.echo(known.summary(configuration))
     click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")
     if table is not None:
         best, optimum = table.optimum

@@ -1,5 +1,6 @@
 """Pictures of architectures: cells as graphs, ranks and layers as bars."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, ROW, GAP = 3.4, 0.75, 0.55  # of a cell: between nodes, between edges into one node, between nodes' rows
-RADIUS, BOX = 0.36, 2.1
+RADIUS, NEAR = 0.5, 0.95  # of a node; from its centre to where the arrows into it start
 COLOURS = {  # of operations, by what their names begin with
     "skip": "0.93",
     "max_pool": "#f9d5a7",
@@ -44,36 +45,39 @@ def draw_cell(axes: "Axes", nodes: Sequence[str], edges: Sequence[Edge], title: 
 
     That way no line ever crosses a label, whatever the cell is.
     """
-    from matplotlib.patches import Circle, FancyBboxPatch
+    from matplotlib.patches import Circle
 
-    y = 0.0
+    top = 0.0
     centres: list[tuple[float, float]] = []
     for number, name in enumerate(nodes):
         incoming = [edge for edge in edges if edge.target == number]
         height = ROW * max(len(incoming), 1)
-        x, middle = COLUMN * number, y - height / 2
-        centres.append((x, middle))
+        x, y = COLUMN * number, top - height / 2
+        centres.append((x, y))
         for i, edge in enumerate(incoming):
-            start_x, start_y = centres[edge.source]
-            level = y - ROW * (i + 0.5)
-            axes.plot([start_x, start_x, x - BOX], [start_y, level, level], color="0.45", linewidth=1.2, zorder=1)
-            axes.plot(start_x, level, marker=".", color="0.45", zorder=1)
-            entry = (x - RADIUS * 0.6, middle + (level - middle) * 0.25)
-            arrow = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 5}
-            axes.annotate("", entry, (x - BOX / 2 + 0.2, level), arrowprops=arrow, zorder=1)
-            axes.plot([x - BOX, x - BOX / 2 + 0.2], [level, level], color="0.45", linewidth=1.2, zorder=1)
-            if edge.operation:
-                corner = (x - BOX - 0.55, level - 0.25)
-                style = {"facecolor": _colour(edge.operation), "edgecolor": "0.45", "linewidth": 0.8}
-                axes.add_patch(FancyBboxPatch(corner, BOX, 0.5, boxstyle="round,pad=0,rounding_size=0.12", **style))
-                axes.text(x - BOX / 2 - 0.55, level, edge.operation, ha="center", va="center", fontsize=8)
-        y -= height + GAP
-        axes.add_patch(Circle((x, middle), RADIUS, facecolor="white", edgecolor="black", zorder=2))
-        axes.text(x, middle, name, ha="center", va="center", fontsize=8, zorder=3)
-    axes.set(aspect="equal", title=title)
-    axes.set_xlim(-1, COLUMN * (len(nodes) - 1) + 1)
-    axes.set_ylim(y, 0.6)
+            level = top - ROW * (i + 0.5)
+            _draw_edge(axes, centres[edge.source], (x, y), level, edge.operation)
+        axes.add_patch(Circle((x, y), RADIUS, facecolor="white", edgecolor="black", zorder=2))
+        axes.text(x, y, name, ha="center", va="center", fontsize=8, zorder=3)
+        top -= height + GAP
+    axes.set(aspect="equal", title=title, xlim=(-1, COLUMN * (len(nodes) - 1) + 1), ylim=(top, 0.3))
     axes.axis("off")
+
+
+def _draw_edge(
+    axes: "Axes", source: tuple[float, float], target: tuple[float, float], level: float, operation: str
+) -> None:
+    """Draw one edge that runs to the right at a height of its own."""
+    end = target[0] - NEAR
+    line: dict[str, Any] = {"color": "0.45", "linewidth": 1.2}
+    axes.plot([source[0], source[0], end], [source[1], level, level], zorder=1, **line)
+    axes.plot(source[0], level, marker=".", zorder=1, **line)
+    away = math.hypot(NEAR, level - target[1]) / RADIUS
+    tip = target[0] - NEAR / away, target[1] + (level - target[1]) / away
+    axes.annotate("", tip, (end, level), arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **line}, zorder=1)
+    if operation:
+        box = {"boxstyle": "round,pad=0.4", "facecolor": _colour(operation), "edgecolor": "0.45"}
+        axes.text(end - 0.95, level, operation, ha="center", va="center", fontsize=8, bbox=box)
 
 
 def draw_ranks(axes: "Axes", ranks: Mapping[str, Sequence[Any]], parts: Sequence[str], title: str) -> None:

@@ -19,7 +19,7 @@ LAST_ENCODER_LAYER = -1  # HAT's number for attention to the last encoder layer 
 
 
 def architecture(configuration: Configuration) -> dict[str, Any]:
-    """The entries of a HAT subtransformer file, which its ``train.py`` reads with ``--sub-configs``."""
+    """The entries of a HAT subtransformer file, which its ``train.py`` reads with ``--configs``."""
     layers = _layers(configuration)
     return {
         "encoder-embed-dim-subtransformer": configuration["encoder_embed_dim"],

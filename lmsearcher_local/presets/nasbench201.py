@@ -25,7 +25,7 @@ def summary(configuration: Configuration) -> str:
 
 def draw(configuration: Configuration) -> "Figure":
     """The cell; an edge with the operation ``none`` is left out."""
-    figure = new_figure(8, 6)
+    figure = new_figure(6.5, 4.8)
     operations = [str(configuration[f"Op{i}"]) for i in range(len(EDGES))]
     edges = [Edge(*edge, operation) for edge, operation in zip(EDGES, operations, strict=True) if operation != "none"]
     draw_cell(figure.add_subplot(), ["in", "1", "2", "out"], edges, "NAS-Bench-201 cell")

@@ -35,12 +35,13 @@ def summary(configuration: Configuration) -> str:
 
 def draw(configuration: Configuration) -> "Figure":
     """The cell; ``zero`` and skip connections that are not there are left out."""
-    figure = new_figure(8, 6)
+    figure = new_figure(6.5, 4.8)
     edges = []
     for node in NODES:
         operation = str(configuration[f"node{node}_op"])
         edges += [Edge(state, node, "skip") for state, skip in _skips(configuration, node) if skip]
-        edges += [Edge(node - 1, node, operation)] if operation != "zero" else []
+        if operation != "zero":
+            edges.append(Edge(node - 1, node, operation))
     draw_cell(figure.add_subplot(), ["in", "1", "2", "out"], edges, "NAS-Bench-ASR cell")
     return figure
 
