@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from lmsearcher_local.errors import SpaceError
 from lmsearcher_local.presets import PRESETS, Preset, preset
 
 
@@ -41,8 +40,10 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
         figure = known.draw(configuration)
         try:
             figure.savefig(draw, dpi=150)
-        except (OSError, ValueError) as error:
-            raise SpaceError(f"cannot draw {draw}: {error}") from error
+        except OSError as error:
+            raise click.ClickException(f"cannot write {draw}: {error.strerror}") from error
+        except ValueError as error:  # a kind of picture that there is not
+            raise click.ClickException(f"cannot draw {draw}: {error}") from error
     if as_json:
         click.echo(json.dumps(known.architecture(configuration)))
         return
@@ -52,14 +53,10 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
 
 
 def _list() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table("name", "positions", "size", "what it is", "source")
+    width = max(map(len, PRESETS))
     for known in PRESETS.values():
-        space = known.space
-        grid.add_row(known.name, str(len(space.sizes)), _size(space.size), known.title, known.source)
-    Console().print(grid)
+        click.echo(f"{known.name:<{width}}  {len(known.space.sizes):>2} positions, {_size(known.space.size)} codes")
+        click.echo(f"  {known.title} ({known.source})")
 
 
 def _describe(known: Preset) -> None:
