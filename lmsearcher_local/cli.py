@@ -30,6 +30,7 @@ PRESETS = tuple(
     )
 )
 ELSEWHERE = {  # commands with a module of their own, imported when used
+    "data": "lmsearcher_local.training.commands",
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
 }

@@ -1,0 +1,123 @@
+"""Fine-tuning data for the 8B checkpoint: a LLaMA-Factory data set, streamed to disk, and the settings as published.
+
+Upstream prompts have no user turn: one system message, then the answer. LLaMA-Factory's template ``llama3`` cannot say
+that: a sample without a user message is dropped, an empty one still becomes a turn of its own
+(``<|start_header_id|>user<|end_header_id|>`` and so on), and the model would be trained on a prompt that it is never
+shown. So a sample carries the text of that template itself, system message and assistant header, and LLaMA-Factory is
+told ``template: empty``: it adds nothing. What is learned is what it would be: the answer and ``<|eot_id|>``.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lmsearcher_local.errors import StudyError
+from lmsearcher_local.history import History
+from lmsearcher_local.prompt.text import TEMPLATES, message
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.training.trajectories import Task
+
+NAME = "lmsearcher"
+DATA = f"{NAME}.jsonl"
+PARTIAL = f"{DATA}.partial"
+END = "<|eot_id|>"
+
+DATASET_INFO = {NAME: {"file_name": DATA, "columns": {"prompt": "prompt", "response": "response"}}}
+DEEPSPEED = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+}
+SETTINGS = """\
+# Full fine-tuning of Llama-3.1-8B with LLaMA-Factory, as LM-Searcher was trained: 8 GPUs, from this folder:
+#   FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train llama3_full_sft.yaml
+
+model_name_or_path: meta-llama/Llama-3.1-8B  # or its folder
+stage: sft
+do_train: true
+finetuning_type: full
+deepspeed: ds_z2_config.json
+
+dataset_dir: .
+dataset: lmsearcher
+# Published: llama3. The prompts carry its text already, because it cannot leave the user turn out (there is none in
+# the published prompt); "empty" adds nothing to them.
+template: empty
+cutoff_len: 20480
+preprocessing_num_workers: 16
+
+output_dir: checkpoint
+save_steps: 1000
+save_total_limit: 1
+save_only_model: true
+logging_steps: 10
+plot_loss: true
+report_to: none
+
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 2
+learning_rate: 1.0e-5
+num_train_epochs: 1.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+"""
+
+
+def sample(task: Task) -> dict[str, str]:
+    """The prompt, as published and up to where the answer starts, and the response: the truly best candidate."""
+    space = SearchSpace(task.sizes.tolist())
+    history = History(tuple(map(space.code, task.history)), tuple(task.scores.tolist()))
+    pool = [space.code(row) for row in task.pool]
+    prompt = TEMPLATES["llama3"].format(date="", message=message(history, pool))
+    return {"prompt": prompt, "response": pool[int(task.truth.argmax())] + END}
+
+
+def write_data_set(out: Path, tasks: Iterable[Task], show: Callable[[], None] = lambda: None) -> None:
+    """Write data, ``dataset_info.json`` and settings into a new or empty folder, one task in memory at a time.
+
+    Until everything is written the data file has another name and ``dataset_info.json`` is missing; what an interrupted
+    build left is written over by the next.
+
+    Args:
+        out: the folder.
+        tasks: each becomes a line of the data file.
+        show: called after each line.
+
+    Raises:
+        StudyError: the folder cannot be made or written, holds something else, or another build is writing there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(file.name != PARTIAL for file in out.iterdir()):
+            raise StudyError(f"{out} is not empty; name a new folder with --out")
+        with (out / PARTIAL).open("a", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StudyError(f"another build is writing to {out}") from None
+            stream.truncate(0)
+            for task in tasks:
+                stream.write(json.dumps(sample(task)) + "\n")
+                show()
+            stream.flush()
+            os.fsync(stream.fileno())
+            (out / PARTIAL).rename(out / DATA)
+            _write(out / "ds_z2_config.json", json.dumps(DEEPSPEED, indent=2) + "\n")
+            _write(out / "llama3_full_sft.yaml", SETTINGS)
+            _write(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
+    except OSError as error:
+        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """The last of the files names the data set, so it must never be there in part."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
