@@ -365,7 +365,7 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
 
 def report(result: "Result", table: "Table | None") -> None:
     """What was found, in words."""
-    from lmsearcher_local.presets import preset_of
+    from lmsearcher_local.presets.registry import preset_of
 
     if result.exhausted:
         click.echo("The space is used up: every valid configuration was evaluated.")

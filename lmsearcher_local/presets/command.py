@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lmsearcher_local.presets import PRESETS, Preset, preset
+if TYPE_CHECKING:
+    from lmsearcher_local.presets.base import Preset
 
 
 @click.command()
@@ -26,6 +28,8 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
       lmsearcher-local presets nasbench201 334131 --json
       lmsearcher-local presets nasbench201 334131 --draw cell.png
     """
+    from lmsearcher_local.presets.registry import preset
+
     if code is None and (as_json or draw):
         raise click.UsageError("--json and --draw need a NAME and a CODE")
     if name is None:
@@ -53,13 +57,15 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
 
 
 def _list() -> None:
+    from lmsearcher_local.presets.registry import PRESETS
+
     width = max(map(len, PRESETS))
     for known in PRESETS.values():
         click.echo(f"{known.name:<{width}}  {len(known.space.sizes):>2} positions, {_size(known.space.size)} codes")
         click.echo(f"  {known.title} ({known.source})")
 
 
-def _describe(known: Preset) -> None:
+def _describe(known: "Preset") -> None:
     space = known.space
     click.echo(f"{known.name}: {known.title} ({known.source})")
     click.echo(f"{len(space.sizes)} positions, {_size(space.size)} codes")
