@@ -3,8 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
 
 from lmsearcher_local.errors import HistoryError
+
+HISTORY_CAP = 200  # items shown at most (published protocol)
+BEYOND = 1.2  # how far past the scores that made a scale of normal scores a new extreme may reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +49,41 @@ def min_max(scores: Sequence[float]) -> list[float]:
     # Halving first keeps the span finite for scores near the largest float.
     span = high / 2 - low / 2
     return [1.0 if span == 0 else (score / 2 - low / 2) / span for score in scores]
+
+
+def shown(scores: Sequence[float]) -> list[int]:
+    """Which trials are shown: all, or over the cap the best half and the most recent ones, in order of evaluation."""
+    n = len(scores)
+    if n <= HISTORY_CAP:
+        return list(range(n))
+    kept = set(sorted(range(n), key=lambda i: -scores[i])[: HISTORY_CAP // 2])
+    for i in reversed(range(n)):
+        if len(kept) == HISTORY_CAP:
+            break
+        kept.add(i)
+    return sorted(kept)
+
+
+def normal_scores(scores: np.ndarray, fitted: int) -> np.ndarray:
+    """Normal scores of ranks among the first ``fitted``; others are interpolated, or follow the tail's slope."""
+    values, counts = np.unique(scores[:fitted], return_counts=True)
+    ends = np.cumsum(counts)
+    knots = _quantiles(fitted)[2 * ends - counts - 1]  # ties share the middle of their ranks
+    z = np.interp(scores, values, knots)
+    if len(values) == 1:
+        return z + np.sign(scores - values[0]) * BEYOND / 2
+    middle = int(np.searchsorted(values, np.median(scores[:fitted])).clip(1, len(values) - 2)) if len(values) > 2 else 1
+    for end, other in ((-1, min(middle, len(values) - 2)), (0, max(middle, 1))):
+        past = scores > values[end] if end else scores < values[end]
+        with np.errstate(over="ignore"):
+            slope = (knots[end] - knots[other]) / (values[end] - values[other])
+            reach = np.abs((scores[past] - values[end]) * slope)
+        z[past] = knots[end] + np.sign(end + 0.5) * -BEYOND * (1 - np.exp(-reach / BEYOND))
+    return z
+
+
+@lru_cache(maxsize=512)
+def _quantiles(n: int) -> np.ndarray:
+    """Normal scores of the ranks 1, 1.5, 2, … n among ``n``."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((1 + i / 2 - 0.375) / (n + 0.25)) for i in range(2 * n - 1)])

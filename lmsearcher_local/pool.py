@@ -9,8 +9,10 @@ import numpy as np
 
 from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import expected_improvement
 
 PARENTS = 5  # codes whose neighbourhood is searched
+SAMPLED = 200  # uniform codes that a surrogate considers besides
 
 Policy = Callable[[SearchSpace, History, np.random.Generator, int, Collection[str]], list[str]]
 
@@ -40,4 +42,17 @@ def local(
     return [pool[i] for i in rng.permutation(len(pool))]  # the place in the pool must say nothing
 
 
-POLICIES: dict[str, Policy] = {"local": local, "paper": uniform}
+def surrogate(
+    space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
+) -> list[str]:
+    """Of the unseen neighbours of the best codes and many uniform codes, those of highest expected improvement."""
+    around = dict.fromkeys(code for parent in history.best(PARENTS).codes for code in space.neighbours(parent))
+    candidates = [code for code in around if code not in exclude]
+    candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
+    if not candidates:
+        return []
+    promise = expected_improvement(space, history, candidates)
+    return [candidates[i] for i in np.argsort(-promise, kind="stable")[:size]]
+
+
+POLICIES: dict[str, Policy] = {"surrogate": surrogate, "local": local, "paper": uniform}

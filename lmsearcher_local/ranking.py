@@ -8,8 +8,8 @@ import numpy as np
 
 from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
 from lmsearcher_local.errors import EngineError, PromptError
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.base import HISTORY_CAP, Codec
+from lmsearcher_local.history import HISTORY_CAP, History
+from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trie import TokenTrie
 

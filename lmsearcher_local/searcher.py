@@ -1,6 +1,8 @@
 """Ask, tell, best: the search loop as a library, without input or output."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from lmsearcher_local.errors import HistoryError, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
-from lmsearcher_local.ranking import Ranker, Task
+from lmsearcher_local.ranking import Ranker, Ranking, Task
 from lmsearcher_local.space import SearchSpace
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
@@ -73,26 +75,29 @@ class Searcher:
         Raises:
             SpaceExhausted: every valid code is evaluated, failed or being evaluated.
         """
-        if n < 1:
-            raise ValueError(f"ask for at least 1 code, not {n}")
-        history = self.history
-        known = {*self._values, *self._closed}
-        generators = [np.random.default_rng([self.seed, len(known) + i]) for i in range(n)]
-        tasks = []
-        for i, rng in enumerate(generators):
-            if len(known) + i < INITIAL or not history.codes:
+        return ask_together([self], n)[0]
+
+    def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
+        """What the model is asked for the next ``n`` codes."""
+        history, known = self.history, {*self._values, *self._closed}
+        for trial in range(len(known), len(known) + n):
+            rng = np.random.default_rng([self.seed, trial])
+            if trial < INITIAL or not history.codes:
                 pool = self.space.sample(rng, 1, known)
             else:
                 pool = self._policy(self.space, history, rng, self.pool_size, known)
             if not pool:
                 raise SpaceExhausted(f"all {len(known)} valid configurations of the space are evaluated or under way")
-            tasks.append(Task(self.space, history, pool))
+            yield Task(self.space, history, pool), rng
+
+    def _picks(self, rankings: Iterable[Ranking], generators: Iterable[np.random.Generator]) -> list[str]:
+        """The codes that the model's answers come to; from now on they are under way."""
         codes: list[str] = []
-        for ranking, rng in zip(self.ranker.rank(tasks, self.temperature or 1.0), generators, strict=True):
+        for ranking, rng in zip(rankings, generators, strict=True):
             answer = ranking.sample(rng) if self.temperature else ranking.greedy
             # Pools of one call may overlap: a code that is taken yields to the next of its ranking, then to any other.
             free = [code for code in (answer, *ranking.order()) if code not in codes]
-            codes += free[:1] or self.space.sample(rng, 1, {*known, *codes})
+            codes += free[:1] or self.space.sample(rng, 1, {*self._values, *self._closed, *codes})
         self._closed.update(codes)
         return codes
 
@@ -142,3 +147,23 @@ class Searcher:
             raise HistoryError("nothing was told yet, so nothing is best")
         code = self.history.best(1).codes[0]
         return code, sum(self._values[code]) / len(self._values[code])
+
+
+def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:
+    """What each searcher's ``ask(n)`` would return, from one engine call for all of them.
+
+    The searchers are distinct and share their ranker and temperature; their spaces and histories may differ.
+
+    Raises:
+        SpaceExhausted: one of the spaces holds nothing more; no searcher has been asked then.
+    """
+    if n < 1:
+        raise ValueError(f"ask for at least 1 code, not {n}")
+    asked = [list(searcher._pools(n)) for searcher in searchers]
+    ranker, temperature = searchers[0].ranker, searchers[0].temperature
+    tasks = [task for pools in asked for task, _ in pools]
+    rankings = iter(ranker.rank(tasks, temperature or 1.0))
+    return [
+        searcher._picks(islice(rankings, n), [rng for _, rng in pools])
+        for searcher, pools in zip(searchers, asked, strict=True)
+    ]

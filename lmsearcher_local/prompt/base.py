@@ -6,8 +6,6 @@ from typing import Protocol
 from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
 
-HISTORY_CAP = 200  # items shown at most (published protocol)
-
 
 class Codec(Protocol):
     """Turns a question about a pool into tokens. ``max_pool`` is the largest pool that one prompt holds."""

@@ -7,14 +7,11 @@ its digit and its slot, counted from the end of the code, so that codes of any l
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 
 from lmsearcher_local.errors import PromptError
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.base import HISTORY_CAP
+from lmsearcher_local.history import History, normal_scores, shown
 from lmsearcher_local.space import SearchSpace
 
 BINS, ALIASES, SLOTS, BASE = 64, 128, 64, 16
@@ -25,7 +22,6 @@ FIRST_DIGIT = FIRST_ALIAS + ALIASES
 VOCABULARY = FIRST_DIGIT + SLOTS * BASE
 
 LIMIT = 3.5  # scores are shown in [-LIMIT, LIMIT]
-BEYOND = 1.2  # how far past the scores that made the scale a new extreme may reach
 REFITS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # history lengths at which the scale is made anew
 
 
@@ -54,19 +50,6 @@ class CompactCodec:
         return [[FIRST_ALIAS + k] for k in range(len(pool))]
 
 
-def shown(scores: Sequence[float]) -> list[int]:
-    """Which trials are shown: all, or over the cap the best half and the most recent ones, in order of evaluation."""
-    n = len(scores)
-    if n <= HISTORY_CAP:
-        return list(range(n))
-    kept = set(sorted(range(n), key=lambda i: -scores[i])[: HISTORY_CAP // 2])
-    for i in reversed(range(n)):
-        if len(kept) == HISTORY_CAP:
-            break
-        kept.add(i)
-    return sorted(kept)
-
-
 def digit_ids(sizes: Sequence[int], indices: Sequence[int]) -> list[int]:
     """Token ids of a code: one per position, or the base-16 digits of a position with more than 16 options."""
     digits: list[int] = []
@@ -91,33 +74,8 @@ def score_bins(scores: Sequence[float] | np.ndarray, fitted: int) -> np.ndarray:
     return np.clip(np.rint((z + LIMIT) * (BINS - 1) / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
 
 
-def normal_scores(scores: np.ndarray, fitted: int) -> np.ndarray:
-    """Normal scores of ranks among the first ``fitted``; others are interpolated, or follow the tail's slope."""
-    values, counts = np.unique(scores[:fitted], return_counts=True)
-    ends = np.cumsum(counts)
-    knots = _quantiles(fitted)[2 * ends - counts - 1]  # ties share the middle of their ranks
-    z = np.interp(scores, values, knots)
-    if len(values) == 1:
-        return z + np.sign(scores - values[0]) * BEYOND / 2
-    middle = int(np.searchsorted(values, np.median(scores[:fitted])).clip(1, len(values) - 2)) if len(values) > 2 else 1
-    for end, other in ((-1, min(middle, len(values) - 2)), (0, max(middle, 1))):
-        past = scores > values[end] if end else scores < values[end]
-        with np.errstate(over="ignore"):
-            slope = (knots[end] - knots[other]) / (values[end] - values[other])
-            reach = np.abs((scores[past] - values[end]) * slope)
-        z[past] = knots[end] + np.sign(end + 0.5) * -BEYOND * (1 - np.exp(-reach / BEYOND))
-    return z
-
-
 def _width(size: int) -> int:
     width = 1
     while BASE**width < size:
         width += 1
     return width
-
-
-@lru_cache(maxsize=512)
-def _quantiles(n: int) -> np.ndarray:
-    """Normal scores of the ranks 1, 1.5, 2, … n among ``n``."""
-    normal = NormalDist()
-    return np.array([normal.inv_cdf((1 + i / 2 - 0.375) / (n + 0.25)) for i in range(2 * n - 1)])

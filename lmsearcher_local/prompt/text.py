@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.history import History, min_max
-from lmsearcher_local.prompt.base import HISTORY_CAP
+from lmsearcher_local.history import HISTORY_CAP, History, min_max
 from lmsearcher_local.space import SearchSpace
 
 SYSTEM = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"

@@ -1,0 +1,124 @@
+"""A Gaussian process over codes: which of many candidates are worth showing to the model.
+
+The kernel is Gaussian over an embedding of the code, with one weight per group of features: the one-hot option of each
+position (this alone is the Hamming kernel), the place of the option where a position's options are numbers in order,
+and how often each option occurs where all positions offer the same ones. Scores enter as normal scores of their ranks.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
+
+from lmsearcher_local.history import History, normal_scores, shown
+from lmsearcher_local.space import SearchSpace
+
+REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)
+# Prior of the logarithms of weights and noise: means for one position and for the whole code, standard deviations.
+ONE_HOT, ORDERED, ORDERED_ONE_HOT, COUNTS, NOISE = 3.0, 1.0, 1.0, 1.0, 0.02
+SPREAD, NOISE_SPREAD = 1.2, 1.5
+BLAS = ThreadpoolController()  # matrices this small are slower on many threads, far slower beside other work
+
+
+class Embedding(NamedTuple):
+    """Features of codes: ``groups`` holds the weight's number of each feature, ``prior`` each weight's usual value."""
+
+    features: np.ndarray  # [codes, features]
+    groups: np.ndarray  # [features]
+    prior: np.ndarray  # [weights]
+
+
+@BLAS.wrap(limits=1, user_api="blas")
+def expected_improvement(space: SearchSpace, history: History, codes: Sequence[str]) -> np.ndarray:
+    """How much each code is expected to exceed the best score, in units of the history's normal scores.
+
+    ``EI = s (z Phi(z) + phi(z))`` with ``z = (mean - best) / s`` (Jones et al. 1998). The kernel's weights are those of
+    highest posterior density on a prefix of the history, so that they change seldom and depend on the history alone.
+
+    Returns:
+        float64 of shape ``[len(codes)]``, at least 0.
+    """
+    kept = shown(history.scores)
+    known = [history.codes[i] for i in kept]
+    scores = np.array([history.scores[i] for i in kept])
+    fitted = max((n for n in REFITS if n <= len(kept)), default=len(kept))
+    theta = _fit(space, tuple(known[:fitted]), tuple(scores[:fitted]))
+    features, groups, _ = embed(space, space.array([*known, *codes]))
+    scaled = features * np.exp(theta[:-1] / 2)[groups]
+    old, new = scaled[: len(known)], scaled[len(known) :]
+    y = normal_scores(scores, len(scores))
+    target = y - y.mean()
+    root = cholesky(_kernel(old, old) + np.exp(theta[-1]) * np.eye(len(old)), lower=True)
+    cross = _kernel(new, old)
+    solved = cho_solve((root, True), target)
+    scale = (target @ solved + 1) / (len(target) + 1)
+    explained = (solve_triangular(root, cross.T, lower=True) ** 2).sum(0)
+    deviation = np.sqrt(scale * np.maximum(1 - explained, 1e-9))
+    z = (cross @ solved - target.max()) / deviation
+    return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+
+
+def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:
+    """The features of option indices ``[n, positions]``, such that half a squared distance of 1 means one change."""
+    positions = len(space.sizes)
+    columns: list[np.ndarray] = []
+    groups: list[int] = []
+    prior: list[float] = []
+    for i, options in enumerate(space.options):
+        numbers = all(isinstance(o, (int, float)) and not isinstance(o, bool) for o in options)
+        ordered = len(options) > 2 and numbers and list(options) == sorted(options)  # type: ignore[type-var]
+        groups += [len(prior)] * len(options)
+        prior.append((ORDERED_ONE_HOT if ordered else ONE_HOT) / positions)
+        columns.append(np.eye(len(options))[rows[:, i]])
+        if ordered:
+            groups.append(len(prior))
+            prior.append(ORDERED)
+            columns.append(np.sqrt(2) * rows[:, i : i + 1] / (len(options) - 1))
+    if positions > 1 and len(set(space.options)) == 1:
+        groups += [len(prior)] * len(space.options[0])
+        prior.append(COUNTS)
+        counts = (rows[:, :, None] == np.arange(len(space.options[0]))).sum(1)
+        columns.append(counts / np.sqrt(positions))
+    return Embedding(np.concatenate(columns, axis=1), np.array(groups), np.array(prior))
+
+
+@lru_cache(maxsize=256)
+def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) -> np.ndarray:
+    """Logarithms of the weights, then of the noise; the search for them starts from those of the prefix before."""
+    features, groups, prior = embed(space, space.array(codes))
+    usual = np.log([*prior, NOISE])
+    spread = np.array([*[SPREAD] * len(prior), NOISE_SPREAD])
+    before = max((n for n in REFITS if n < len(codes)), default=0)
+    start = _fit(space, codes[:before], scores[:before]) if before else usual
+    y = normal_scores(np.array(scores), len(scores))
+    y, squares = y - y.mean(), features**2
+
+    def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Negative log posterior, the signal's variance integrated out by its mode, and its gradient."""
+        weights, noise = np.exp(theta[:-1]), np.exp(theta[-1])
+        scaled = features * np.sqrt(weights)[groups]
+        kernel = _kernel(scaled, scaled)
+        root = cholesky(kernel + noise * np.eye(len(y)), lower=True)
+        inverse = cho_solve((root, True), np.eye(len(y)))
+        solved = inverse @ y
+        scale = (y @ solved + 1) / (len(y) + 1)
+        slope = 0.5 * (inverse - np.outer(solved, solved) / scale)
+        weighed = slope * kernel  # by feature: half the sum of weighed * squared difference
+        by_feature = weighed.sum(1) @ squares - (features * (weighed @ features)).sum(0)
+        gradient = [*(-weights * np.bincount(groups, by_feature, len(weights))), np.trace(slope) * noise]
+        away = (theta - usual) / spread
+        value = 0.5 * (len(y) + 1) * np.log(scale) + np.log(np.diag(root)).sum() + 0.5 * away @ away
+        return float(value), np.array(gradient) + away / spread
+
+    return np.asarray(minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 30}).x)
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``exp(-|a - b|^2 / 2)`` for all pairs."""
+    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.exp(-np.maximum(squared, 0) / 2)
