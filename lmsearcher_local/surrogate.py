@@ -115,7 +115,8 @@ def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) 
         value = 0.5 * (len(y) + 1) * np.log(scale) + np.log(np.diag(root)).sum() + 0.5 * away @ away
         return float(value), np.array(gradient) + away / spread
 
-    return np.asarray(minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 30}).x)
+    limits = list(zip(usual - 3 * spread, usual + 3 * spread, strict=True))  # within them the kernel can be factored
+    return np.asarray(minimize(cost, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 30}).x)
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
