@@ -33,6 +33,7 @@ ELSEWHERE = {  # commands with a module of their own, imported when used
     "data": "lmsearcher_local.training.commands",
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
+    "train": "lmsearcher_local.training.commands",
 }
 
 

@@ -1,13 +1,13 @@
-"""The trainer: resumable at any step, same seed and same machine give the same weights.
+"""The trainer: resumable at any moment, same seed and same machine give the same weights."""
 
-``python -m lmsearcher_local.training.train --out RUN`` trains and exports; a second call goes on where the first ended.
-"""
-
-import argparse
+import copy
 import json
 import multiprocessing
+import os
+import pickle
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsearcher_local.errors import StudyError
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
 from lmsearcher_local.training.export import export
@@ -30,7 +31,14 @@ AVERAGE = 0.99  # weights are averaged over about the last 100 steps
 
 
 def train(
-    out: Path, seed: int, steps: int, tokens: int = 6000, save_every: int = 100, evaluate_every: int = 200
+    out: Path,
+    seed: int,
+    steps: int,
+    tokens: int = 6000,
+    save_every: int = 100,
+    evaluate_every: int = 200,
+    device: str = "cpu",
+    show: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Path:
     """Train (or go on training) in folder ``out``; returns the exported checkpoint folder.
 
@@ -41,23 +49,31 @@ def train(
         tokens: about how many tokens a batch has; a step sees three batches.
         save_every: steps between states on disk.
         evaluate_every: steps between evaluations on held-out tasks.
+        device: where the steps run, ``cpu`` or ``cuda``; a run may change it when it goes on.
+        show: called after each step with its line of ``log.jsonl``.
+
+    Raises:
+        StudyError: the folder cannot be written, or holds another seed's run or a state that is none of this trainer's.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
     model, averaged = Ranker(seed), Ranker(seed)
     set_start(model)
     averaged.load_state_dict(model.state_dict())
+    model, averaged = model.to(device), averaged.to(device)
     optimisers = _optimisers(model)
     first, seconds = 0, 0.0
     state_file, log = out / "state.pt", out / "log.jsonl"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = _read_state(state_file, seed, device)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         first, seconds = state["step"], state["seconds"]
-        rows = [row for row in log.read_text().splitlines() if json.loads(row)["step"] <= first]
-        log.write_text("".join(row + "\n" for row in rows))
+    _cut_log(log, first)
     for step, batches in _stream(seed, first, steps, tokens):
         began = time.perf_counter()
         for optimiser in optimisers:
@@ -65,9 +81,10 @@ def train(
                 group["lr"] = group["peak"] * _rate(step, steps)
         row: dict[str, float] = {}
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16):
-                output = model(*(torch.from_numpy(part) for part in (batch.digits, batch.bins, batch.aliases)))
-            loss, parts = losses(output, batch)
+            with torch.device(device):  # what model and losses make on the way is made there
+                with torch.autocast(device, torch.bfloat16):
+                    output = model(*(torch.from_numpy(part).to(device) for part in _inputs(batch)))
+                loss, parts = losses(output, batch)
             (loss / len(batches)).backward()
             for name, value in parts.items():
                 row[name] = row.get(name, 0.0) + value / len(batches)
@@ -84,27 +101,31 @@ def train(
         entry: dict[str, Any] = {"step": done, "seconds": round(seconds, 1)}
         entry |= {name: round(value, 4) for name, value in row.items()}
         if done % evaluate_every == 0 or done == steps:
-            entry["held_out"] = evaluate(averaged)
+            entry["held_out"] = evaluate(_on_cpu(averaged))
         with log.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
         if done % save_every == 0 or done == steps:
             state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "step": done, "seconds": seconds}
-            torch.save(state | {"optimisers": [optimiser.state_dict() for optimiser in optimisers]}, out / "state.tmp")
+            state |= {"seed": seed, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
+            torch.save(state, out / "state.tmp")
             (out / "state.tmp").replace(state_file)
+        show(entry)
     draw_curves(log, out / "curves.png")
-    return export(averaged, out / "checkpoint")
+    return export(_on_cpu(averaged), out / "checkpoint")
 
 
 def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Answer, score prediction and order of the pool; with the accuracies that say how far they are."""
-    bins, truth = torch.from_numpy(batch.bins), torch.from_numpy(batch.truth).float()
+    device = output.pick.device
+    bins, truth, aliases = (torch.from_numpy(part).to(device) for part in (batch.bins, batch.truth, batch.aliases))
+    truth = truth.float()
     n = output.history.shape[1]
-    pick = output.pick.float().gather(1, torch.from_numpy(batch.aliases))
+    pick = output.pick.float().gather(1, aliases)
     best = (truth == truth.max(1, keepdim=True).values).float()
     answer = _cross_entropy(pick, 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1))
     history = _score_loss(output.history.float(), bins[:, :n])
     pool = _score_loss(output.pool.float(), bins[:, n:])
-    expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1])
+    expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1], device=device)
     order = _cross_entropy(3 * expected, (3 * truth).softmax(1))
     right = best.gather(1, pick.argmax(1, keepdim=True)).mean()
     right_expected = best.gather(1, expected.argmax(1, keepdim=True)).mean()
@@ -131,7 +152,7 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 def _score_loss(logits: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy against a bell of one and a half bins around the true one."""
-    grid = torch.arange(logits.shape[-1])
+    grid = torch.arange(logits.shape[-1], device=logits.device)
     target = (-0.5 * ((grid - bins[..., None]) / 1.5) ** 2).softmax(-1)
     return _cross_entropy(logits, target)
 
@@ -164,7 +185,7 @@ def _draw(seed: int, step: int, tokens: int) -> list[Batch]:
 
 def _stream(seed: int, first: int, steps: int, tokens: int) -> Iterator[tuple[int, list[Batch]]]:
     """The steps' batches, drawn ahead in a process of their own; they depend on seed and step alone."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as worker:
         ahead = [worker.submit(_draw, seed, step, tokens) for step in range(first, min(first + 4, steps))]
         for step in range(first, steps):
             batches = ahead.pop(0).result()
@@ -173,15 +194,43 @@ def _stream(seed: int, first: int, steps: int, tokens: int) -> Iterator[tuple[in
             yield step, batches
 
 
-def main() -> None:
-    """Command line of the trainer."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
-    arguments = parser.parse_args()
-    print(train(arguments.out, arguments.seed, arguments.steps))
+def _end_with_parent() -> None:
+    """A trainer that is killed takes the process that draws along; by itself that would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-if __name__ == "__main__":
-    main()
+def _inputs(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return batch.digits, batch.bins, batch.aliases
+
+
+def _on_cpu(model: Ranker) -> Ranker:
+    """The model itself where it is on the CPU, else a copy there."""
+    return model if model.name_gain.device.type == "cpu" else copy.deepcopy(model).cpu()
+
+
+def _read_state(path: Path, seed: int, device: str) -> dict[str, Any]:
+    """The state of a run, checked to be of this seed (states of older versions do not say)."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        known = state.get("seed", seed)
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        raise StudyError(f"{path} is not a state of this trainer; remove it or name another folder") from error
+    if known != seed:
+        raise StudyError(f"{path.parent} holds a run with seed {known}, not {seed}; name another folder or that seed")
+    return state
+
+
+def _cut_log(log: Path, last: int) -> None:
+    """Drop the lines after step ``last``, which are trained again, and a line that was cut off in writing."""
+    rows = log.read_text().splitlines(keepends=True) if log.exists() else []
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= last]
+    part = log.with_suffix(".tmp")
+    part.write_text("".join(kept))
+    part.replace(log)
