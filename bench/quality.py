@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from bench.peers import PEERS, Search
+from bench.peers import PEERS
 from bench.rankers import Judge, ShuffledScores, blind, first, perfect, search
-from bench.tables import FAMILIES, GROUPS, TRIALS, problem, provenance
+from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem, provenance
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.load import ENGINES, load_ranker
 from lmsearcher_local.ranking import Ranker
@@ -34,15 +34,15 @@ RESAMPLES = 2000
 
 PAPER: dict[str, Any] = {"policy": "paper"}
 # Our searches: policy, and what stands between the search and the model.
-OURS: dict[str, tuple[dict[str, Any], Any]] = {
-    "LM-Searcher": ({}, None),
-    "LM-Searcher, paper's policy": (PAPER, None),
+OURS: dict[str, tuple[dict[str, Any], Callable[[Ranker], Ranker]]] = {
+    "LM-Searcher": ({}, lambda model: model),
+    "LM-Searcher, paper's policy": (PAPER, lambda model: model),
     "ablation: shuffled scores": ({}, ShuffledScores),
 }
 # The same searches with something else in the model's place.
-STAND_INS: dict[str, tuple[dict[str, Any], Any]] = {
-    "ablation: uniform pick from the pool": ({}, blind),
-    "ablation: first of the pool": ({}, first),
+STAND_INS: dict[str, tuple[dict[str, Any], Callable[[Problem], Judge]]] = {
+    "ablation: uniform pick from the pool": ({}, lambda _: blind),
+    "ablation: first of the pool": ({}, lambda _: first),
     "ceiling: paper's policy, perfect ranker": (PAPER, perfect),
     "ceiling: our policy, perfect ranker": ({}, perfect),
 }
@@ -115,13 +115,11 @@ def run_apart(cells: Sequence[Cell], out: Path) -> None:
 def run(cell: Cell) -> dict[str, Any]:
     """One search without a model, as a row."""
     found = problem(cell.table)
-    proposals: Search
     if cell.method in PEERS:
         proposals = PEERS[cell.method](found.space, cell.seed)
     else:
-        policy, knows = STAND_INS[cell.method]
-        judge: Judge = knows(found)
-        proposals = search(found, cell.seed, judge, policy)
+        policy, judge = STAND_INS[cell.method]
+        proposals = search(found.space, cell.seed, judge(found), policy)
     started = time.monotonic()
     scores = [found.scores[next(proposals)]]
     while len(scores) < TRIALS:
@@ -134,9 +132,8 @@ def run_lockstep(cells: Sequence[Cell], ranker: Ranker, model: dict[str, str], o
     """Searches of one of our methods, one trial of all of them at a time."""
     if not cells:
         return
-    policy, between = OURS[cells[0].method]
-    if between:
-        ranker = between(ranker)
+    policy, shown_by = OURS[cells[0].method]
+    ranker = shown_by(ranker)
     searchers = {cell: Searcher(problem(cell.table).space, ranker, seed=cell.seed, **policy) for cell in cells}
     scores: dict[Cell, list[float]] = {cell: [] for cell in cells}
     seconds = dict.fromkeys(cells, 0.0)

@@ -1,6 +1,7 @@
 """Rankers that stand in for the model: the perfect one, for ceilings, and those that know less, for ablations."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -10,6 +11,7 @@ from bench.tables import Problem
 from lmsearcher_local.history import History
 from lmsearcher_local.ranking import Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
+from lmsearcher_local.space import SearchSpace
 
 Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
 
@@ -54,19 +56,19 @@ def perfect(problem: Problem) -> Judge:
     return lambda task: np.array([problem.scores[code] for code in task.pool])
 
 
-def blind(problem: Problem) -> Judge:
+def blind(task: Task) -> np.ndarray:
     """Picks uniformly."""
-    return lambda task: _rng(task.pool).random(len(task.pool))
+    return _rng(task.pool).random(len(task.pool))
 
 
-def first(problem: Problem) -> Judge:
+def first(task: Task) -> np.ndarray:
     """Picks what the pool's maker put first: the surrogate's own choice where a surrogate makes the pool."""
-    return lambda task: -np.arange(len(task.pool), dtype=float)
+    return -np.arange(len(task.pool), dtype=float)
 
 
-def search(problem: Problem, seed: int, judge: Judge, policy: dict[str, object]) -> Search:
+def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:
     """Our search with such a ranker, as a generator like the peers."""
-    searcher = Searcher(problem.space, JudgeRanker(judge), seed=seed, **policy)  # type: ignore[arg-type]
+    searcher = Searcher(space, JudgeRanker(judge), seed=seed, **policy)
     while True:
         [code] = searcher.ask()
         searcher.tell(code, (yield code))

@@ -1,11 +1,6 @@
-"""Ranking quality on held-out synthetic spaces or any tasks: top-1, mean rank, Kendall's tau, beside the peers.
+"""Ranking quality on held-out synthetic spaces or any tasks: top-1, mean rank, Kendall's tau."""
 
-``python -m lmsearcher_local.training.evaluate CHECKPOINT`` evaluates an exported folder with plain transformers.
-"""
-
-import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +10,6 @@ from lmsearcher_local.history import History
 from lmsearcher_local.prompt.compact import FIRST_ALIAS, CompactCodec
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.model import Ranker
-from lmsearcher_local.training.peers import PEERS
 from lmsearcher_local.training.trajectories import Task, draw_batch, draw_task
 
 HISTORY_SIZES = (10, 20, 50, 100, 200)
@@ -74,30 +68,3 @@ def checkpoint_predictions(folder: str | Path, tasks: Sequence[Task]) -> list[np
         logits = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1]
         found.append(logits[FIRST_ALIAS : FIRST_ALIAS + len(task.pool)].numpy())
     return found
-
-
-def compare(
-    predict: Callable[[Sequence[Task]], list[np.ndarray]], count: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures by history size and method, on held-out synthetic tasks."""
-    table = {}
-    for n in HISTORY_SIZES:
-        tasks = held_out_tasks(n, count)
-        rows = {"model": figures(predict(tasks), tasks)}
-        rows |= {name: figures([peer(task) for task in tasks], tasks) for name, peer in PEERS.items()}
-        table[str(n)] = rows
-    return table
-
-
-def main() -> None:
-    """Print the table as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--tasks", type=int, default=500, help="held-out tasks per history size")
-    arguments = parser.parse_args()
-    table = compare(lambda tasks: checkpoint_predictions(arguments.checkpoint, tasks), arguments.tasks)
-    print(json.dumps(table, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What the model is measured against: ridge regression, marginal means, Hamming-kernel Gaussian processes."""
+"""What the model's ranking is measured against: predictors of a user's own tool box, on the same histories."""
 
 from collections.abc import Callable
 
@@ -25,41 +25,42 @@ def ridge(task: Task) -> np.ndarray:
     return best[1]
 
 
-def marginal(task: Task) -> np.ndarray:
-    """Sum over positions of the shrunk mean score of the option."""
-    y = _targets(task) - _targets(task).mean()
-    same = task.pool[:, None] == task.history
-    return ((same * y[:, None]).sum(1) / (same.sum(1) + 1.0)).sum(1)
-
-
 def gp(task: Task) -> np.ndarray:
-    """Gaussian process, kernel ``w ** mismatches``; w and noise of highest marginal likelihood."""
-    return _gp(task, (0.2, 0.35, 0.5, 0.65, 0.8, 0.9), (0.001, 0.01, 0.05, 0.2, 0.5))
-
-
-def gp_fixed(task: Task) -> np.ndarray:
-    """The same with w = 0.5 and a noise of 0.01."""
-    return _gp(task, (0.5,), (0.01,))
-
-
-PEERS: dict[str, Peer] = {"ridge": ridge, "marginal": marginal, "gp_fixed": gp_fixed, "gp": gp}
-
-
-def _gp(task: Task, widths: tuple[float, ...], noises: tuple[float, ...]) -> np.ndarray:
+    """Gaussian process, kernel ``width ** mismatches``; width and noise of highest marginal likelihood."""
     y = _targets(task) - _targets(task).mean()
     n = len(y)
-    apart = (task.history[:, None] != task.history).sum(2)
-    apart_new = (task.pool[:, None] != task.history).sum(2)
+    apart, apart_new = _mismatches(task.history, task.history), _mismatches(task.pool, task.history)
     best: tuple[float, np.ndarray] = (np.inf, np.zeros(len(task.pool)))
-    for width in widths:
+    for width in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9):
         values, vectors = np.linalg.eigh(width**apart)
         z = vectors.T @ y
-        for noise in noises:
+        for noise in (0.001, 0.01, 0.05, 0.2, 0.5):
             spectrum = values.clip(0) + noise
             scale = (z**2 / spectrum).mean()
             cost = n * np.log(scale + 1e-12) + np.log(spectrum).sum()
             best = min(best, (float(cost), width**apart_new @ (vectors @ (z / spectrum))), key=lambda item: item[0])
     return best[1]
+
+
+def forest(task: Task) -> np.ndarray:
+    """scikit-learn's random forest as it comes, on one-hot codes."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    fitted = RandomForestRegressor(random_state=0).fit(_one_hot(task, task.history), _targets(task))
+    return np.asarray(fitted.predict(_one_hot(task, task.pool)))
+
+
+def nearest(task: Task) -> np.ndarray:
+    """Nearest to the best code, among equally near ones to the second best, and so on through the best five."""
+    best = task.history[np.argsort(-task.scores, kind="stable")[:5]]
+    return -_mismatches(task.pool, best) @ (1.0 + len(task.sizes)) ** -np.arange(len(best))
+
+
+PEERS: dict[str, Peer] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest}
+
+
+def _mismatches(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a[:, None] != b).sum(2)
 
 
 def _targets(task: Task) -> np.ndarray:
