@@ -140,7 +140,7 @@ def show(means: Means, title: str) -> None:
     from rich.table import Table
 
     table = Table(
-        "pool", "history", *METHODS, title=f"{title}: top-1 of {POOL} / mean rank, 0 the best / Kendall's tau"
+        "pool", "history", *METHODS, title=f"{title}: top-1 of {POOL} / mean rank (0: the best) / Kendall's tau"
     )
     for kind in (*KINDS, "both"):
         for n in HISTORY_SIZES:
@@ -148,7 +148,7 @@ def show(means: Means, title: str) -> None:
             for method in METHODS:
                 found = [means[one, n, method] for one in KINDS if kind in (one, "both")]
                 top, rank, tau = (np.mean([figure[name] for figure in found]) for name in ("top1", "rank", "tau"))
-                cells.append(f"{top:.3f} / {rank:.2f} / {tau:.2f}")
+                cells.append(f"{top:.3f}/{rank:.2f}/{tau:.2f}")
             table.add_row(kind, str(n), *cells, end_section=n == HISTORY_SIZES[-1])
     Console(width=max(120, Console().width)).print(table)
 
