@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from llamafactory.data import get_dataset, get_template_and_fix_tokenizer  # type: ignore[import-not-found]
-from llamafactory.extras.constants import IGNORE_INDEX  # type: ignore[import-not-found]
-from llamafactory.hparams import get_train_args  # type: ignore[import-not-found]
-from llamafactory.model import load_tokenizer  # type: ignore[import-not-found]
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.hparams import get_train_args
+from llamafactory.model import load_tokenizer
 from tokenizers import Tokenizer
 
 from lmsearcher_local.history import History
