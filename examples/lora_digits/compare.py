@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +36,14 @@ Runs = dict[str, list[list[str]]]  # the codes of each seed, by method
 def main(out: Path) -> None:
     """Compare; the output folder keeps every value measured, and gets the table and the picture."""
     out.mkdir(parents=True, exist_ok=True)
-    measure = remembered(out)
+    # The trainings have a process of their own: in this one, vLLM's CPU build sets the threads of torch, which would
+    # slow down steps this small and change their last digits.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as trainer:
+        compare(out, remembered(out, trainer))
+
+
+def compare(out: Path, measure: Measure) -> None:
+    """Run both methods and write what came out."""
     runs: Runs = {"random": [list(shown("random", seed, random(seed), measure)) for seed in RUNS]}
     with load_ranker() as ranker:
         # A search replays what is in the output folder already: equal arguments give equal answers.
@@ -49,7 +58,7 @@ def main(out: Path) -> None:
     click.echo(f"\n{text}\nTable: {out / 'table.md'}\nPicture: {out / 'compare.png'}")
 
 
-def remembered(out: Path) -> Measure:
+def remembered(out: Path, trainer: Executor) -> Measure:
     """``evaluate`` by code; what was measured before, in this run or an earlier one, is read from a file."""
     # Another objective or space has another file: its values are never taken for these.
     version = hashlib.sha256((HERE / "objective.py").read_bytes() + (HERE / "space.yaml").read_bytes()).hexdigest()
@@ -63,7 +72,7 @@ def remembered(out: Path) -> Measure:
 
     def measure(code: str, seeds: tuple[int, ...]) -> Outcome:
         if (code, seeds) not in known:
-            outcome = known[code, seeds] = evaluate(SPACE.decode(code), seeds)
+            outcome = known[code, seeds] = trainer.submit(evaluate, SPACE.decode(code), seeds).result()
             with path.open("a") as stream:
                 row = {"code": code, "seeds": seeds, "outcome": asdict(outcome)}
                 stream.write(json.dumps(row, separators=(",", ":")) + "\n")
@@ -91,7 +100,7 @@ def searched(searcher: Searcher, measure: Measure) -> Iterator[str]:
 def shown(method: str, seed: int, codes: Iterator[str], measure: Measure) -> Iterator[str]:
     """The first codes, measured, with a line for every tenth."""
     best = np.inf
-    for trial, code in zip(range(1, TRIALS + 1), codes, strict=False):
+    for trial, code in zip(range(1, TRIALS + 1), codes, strict=False):  # the codes never end
         best = min(best, measure(code, SEEDS).cost)
         if trial % 10 == 0:
             click.echo(f"{method}, seed {seed}, trial {trial}/{TRIALS}: best {best:.4f}")
