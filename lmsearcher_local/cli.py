@@ -120,10 +120,10 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option(
     "--policy",
-    type=click.Choice(["local", "paper"]),
-    default="local",
+    type=click.Choice(["surrogate", "local", "paper"]),
+    default="surrogate",
     show_default=True,
-    help="Pools: mostly neighbours of the best, or uniform as in the paper.",
+    help="Pools: what a Gaussian process finds most promising, neighbours of the best, or uniform as in the paper.",
 )
 @click.option(
     "--pool-size", type=click.IntRange(min=1), default=10, show_default=True, help="Candidates the model picks from."

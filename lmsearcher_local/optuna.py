@@ -42,7 +42,7 @@ class LMSearcherSampler(BaseSampler):
         ranker: Ranker,
         *,
         seed: int = 0,
-        policy: str = "local",
+        policy: str = "surrogate",
         pool_size: int = 10,
         temperature: float = 0.0,
     ) -> None:

@@ -3,16 +3,17 @@
 A policy is a function ``(space, history, rng, size, exclude) -> codes``; every random choice comes from ``rng``.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import expected_improvement
+from lmsearcher_local.surrogate import GaussianProcess
 
 PARENTS = 5  # codes whose neighbourhood is searched
-SAMPLED = 200  # uniform codes that a surrogate considers besides
+RECOMBINED, SAMPLED = 50, 200  # other codes that a surrogate considers
+CLIMBS, CLIMBERS = 2, 3  # rounds in which it looks around what it found, and around how many
 
 Policy = Callable[[SearchSpace, History, np.random.Generator, int, Collection[str]], list[str]]
 
@@ -45,14 +46,40 @@ def local(
 def surrogate(
     space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
 ) -> list[str]:
-    """Of the unseen neighbours of the best codes and many uniform codes, those of highest expected improvement."""
-    around = dict.fromkeys(code for parent in history.best(PARENTS).codes for code in space.neighbours(parent))
-    candidates = [code for code in around if code not in exclude]
+    """Of hundreds of unseen codes those of highest expected improvement, highest first.
+
+    Considered are the neighbours of the best codes, recombinations of them and uniform codes; then, twice, the
+    neighbours of what is most promising so far.
+    """
+    parents = history.best(PARENTS).codes
+    near = [*neighbourhood(space, parents), *recombined(space, parents, rng, RECOMBINED)]
+    candidates = list(dict.fromkeys(code for code in near if code not in exclude))
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
     if not candidates:
         return []
-    promise = expected_improvement(space, history, candidates)
+    process = GaussianProcess(space, history)
+    promise = process.expected_improvement(candidates)
+    for _ in range(CLIMBS):
+        top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
+        seen = {*exclude, *candidates}
+        fresh = [code for code in neighbourhood(space, top) if code not in seen]
+        if fresh:
+            candidates += fresh
+            promise = np.concatenate([promise, process.expected_improvement(fresh)])
     return [candidates[i] for i in np.argsort(-promise, kind="stable")[:size]]
+
+
+def neighbourhood(space: SearchSpace, codes: Sequence[str]) -> list[str]:
+    """Every neighbour of every code, each once."""
+    return list(dict.fromkeys(neighbour for code in codes for neighbour in space.neighbours(code)))
+
+
+def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator, n: int) -> list[str]:
+    """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random."""
+    rows = space.array(codes)
+    first, second = rows[rng.integers(len(rows), size=(2, n))]
+    children = [space.code(row) for row in np.where(rng.random(first.shape) < 0.5, first, second)]
+    return [child for child in children if space.valid is None or child in space]
 
 
 POLICIES: dict[str, Policy] = {"surrogate": surrogate, "local": local, "paper": uniform}

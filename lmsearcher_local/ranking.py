@@ -1,7 +1,8 @@
 """Rank candidate pools: one engine call for any number of histories and pools."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -50,18 +51,38 @@ class Ranker:
         self.codec = codec
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
-        """Rank every task's pool in one engine call.
+        """Rank every task's pool, all of them in one engine call.
+
+        A pool that is larger than the codec's ``max_pool`` is ranked by tournament, one engine call a round for all
+        such pools: the best quarter of every group of ``group`` candidates goes on, until one prompt holds the rest.
+        Its ranking begins with those, then names the others, of later rounds first, with probability 0.
 
         Raises:
-            PromptError: a pool is empty, too large, repeats a candidate, or its prompt is longer than the context.
+            PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.
             EngineError: the model answered with something that is no probability.
         """
+        for task in tasks:
+            if len(set(task.pool)) < len(task.pool):
+                raise PromptError("a pool holds each candidate once")
+        running = list(tasks)
+        lost: list[list[str]] = [[] for _ in tasks]
+        while large := [i for i, task in enumerate(running) if len(task.pool) > self.codec.max_pool]:
+            groups = [(i, group) for i in large for group in _dealt(running[i].pool, self.codec.group)]
+            rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature)
+            for i in large:
+                orders = [ranking.order() for (owner, _), ranking in zip(groups, rankings, strict=True) if owner == i]
+                kept = _by_turns(order[: max(1, len(order) // 4)] for order in orders)
+                going_on = set(kept)
+                lost[i] = [code for code in _by_turns(orders) if code not in going_on] + lost[i]
+                running[i] = running[i]._replace(pool=kept)
+        return [
+            Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
+            for ranking, rest in zip(self._rank(running, temperature), lost, strict=True)
+        ]
+
+    def _rank(self, tasks: Sequence[Task], temperature: float) -> list[Ranking]:
         tries, questions = [], []
         for space, history, pool in tasks:
-            if len(pool) > self.codec.max_pool:
-                raise PromptError(
-                    f"the pool has {len(pool)} candidates; this checkpoint ranks at most {self.codec.max_pool}"
-                )
             trie = TokenTrie(self.codec.answers(space, pool))
             tries.append(trie)
             if not trie.branches:
@@ -95,6 +116,7 @@ class Ranker:
         Raises:
             PromptError: they do not.
         """
+        pool_size = min(pool_size, self.codec.max_pool)
         codes = space.sample(np.random.default_rng(0), HISTORY_CAP + pool_size)
         pool, seen = codes[:pool_size], codes[pool_size:]
         history = History(tuple(seen), tuple(i / 9 for i in range(len(seen))))
@@ -104,3 +126,14 @@ class Ranker:
                 f"{len(seen)} trials and {len(pool)} candidates of this space make a prompt of {length} tokens;"
                 f" this checkpoint reads {self.engine.max_length}"
             )
+
+
+def _dealt(pool: Sequence[str], size: int) -> list[list[str]]:
+    """The pool dealt out into groups of at most ``size`` that differ by one at most."""
+    groups = -(-len(pool) // size)
+    return [list(pool[i::groups]) for i in range(groups)]
+
+
+def _by_turns(orders: Iterable[Sequence[str]]) -> list[str]:
+    """The first of each, then the second of each, and so on."""
+    return [code for turn in zip_longest(*orders) for code in turn if code is not None]

@@ -44,7 +44,7 @@ class Searcher:
         *,
         direction: Direction = "maximize",
         seed: int = 0,
-        policy: str = "local",
+        policy: str = "surrogate",
         pool_size: int = 10,
         temperature: float = 0.0,
     ) -> None:
@@ -80,12 +80,15 @@ class Searcher:
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
         history, known = self.history, {*self._values, *self._closed}
+        offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
             if trial < INITIAL or not history.codes:
                 pool = self.space.sample(rng, 1, known)
             else:
-                pool = self._policy(self.space, history, rng, self.pool_size, known)
+                pool = self._policy(self.space, history, rng, self.pool_size, known | offered)
+                pool = pool or self._policy(self.space, history, rng, self.pool_size, known)
+                offered.update(pool)
             if not pool:
                 raise SpaceExhausted(f"all {len(known)} valid configurations of the space are evaluated or under way")
             yield Task(self.space, history, pool), rng

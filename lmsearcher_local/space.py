@@ -53,6 +53,9 @@ class SearchSpace:
         self.valid = valid
         self._widths = tuple(len(str(size - 1)) for size in self.sizes)
         self.code_length = sum(self._widths)
+        self._digits = [
+            [str(i).zfill(width) for i in range(size)] for size, width in zip(self.sizes, self._widths, strict=True)
+        ]
         if valid is not None and not self.sample(np.random.default_rng(0), 1):
             raise SpaceError("the validity predicate accepts no configuration of this space")
 
@@ -101,7 +104,7 @@ class SearchSpace:
 
     def code(self, indices: Sequence[int]) -> str:
         """The NCode of option indices, one per parameter. Indices are trusted: they come from this package."""
-        return "".join(str(index).zfill(width) for index, width in zip(indices, self._widths, strict=True))
+        return "".join([digits[index] for digits, index in zip(self._digits, indices, strict=True)])
 
     def indices(self, code: str) -> tuple[int, ...]:
         """The option index of each parameter.
@@ -158,8 +161,11 @@ class SearchSpace:
         return True
 
     def array(self, codes: Sequence[str]) -> np.ndarray:
-        """Option indices of codes, int64 of shape ``[len(codes), positions]``."""
-        return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), len(self.sizes))
+        """Option indices of codes, int64 of shape ``[len(codes), positions]``. Codes are trusted, like indices are."""
+        if self.code_length > len(self.sizes):
+            return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), -1)
+        digits = np.frombuffer("".join(codes).encode(), dtype=np.uint8)  # the usual case: one digit per position
+        return digits.astype(np.int64).reshape(len(codes), len(self.sizes)) - ord("0")
 
     def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
         """Up to ``n`` distinct valid codes, uniform, none of them in ``exclude``.
@@ -193,12 +199,15 @@ class SearchSpace:
     def neighbours(self, code: str) -> list[str]:
         """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change."""
         origin = self.indices(code)
-        found = []
-        for position, size in enumerate(self.sizes):
-            for index in range(size):
-                changed = (*origin[:position], index, *origin[position + 1 :])
-                if index != origin[position] and self._accepts_indices(changed):
-                    found.append(self.code(changed))
+        found, start = [], 0
+        for position, digits in enumerate(self._digits):
+            end = start + len(digits[0])
+            for index, text in enumerate(digits):
+                if index != origin[position]:
+                    changed = (*origin[:position], index, *origin[position + 1 :])
+                    if self.valid is None or self._accepts_indices(changed):
+                        found.append(code[:start] + text + code[end:])
+            start = end
         return found
 
     def _configuration(self, indices: Sequence[int]) -> Configuration:

@@ -45,7 +45,7 @@ class Plan:
     checkpoint: str = ""
     direction: Direction = "maximize"
     seed: int = 0
-    policy: str = "local"
+    policy: str = "surrogate"
     pool_size: int = 10
     warm_start: Values = ()
 
@@ -224,7 +224,7 @@ def run(
     trials: int = 100,
     direction: Direction = "maximize",
     seed: int = 0,
-    policy: str = "local",
+    policy: str = "surrogate",
     pool_size: int = 10,
     checkpoint: str = "",
     storage: str | None = None,

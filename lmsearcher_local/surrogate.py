@@ -33,34 +33,46 @@ class Embedding(NamedTuple):
     prior: np.ndarray  # [weights]
 
 
-@BLAS.wrap(limits=1, user_api="blas")
-def expected_improvement(space: SearchSpace, history: History, codes: Sequence[str]) -> np.ndarray:
-    """How much each code is expected to exceed the best score, in units of the history's normal scores.
+class GaussianProcess:
+    """What a history says about codes never evaluated.
 
-    ``EI = s (z Phi(z) + phi(z))`` with ``z = (mean - best) / s`` (Jones et al. 1998). The kernel's weights are those of
-    highest posterior density on a prefix of the history, so that they change seldom and depend on the history alone.
-
-    Returns:
-        float64 of shape ``[len(codes)]``, at least 0.
+    The kernel's weights are those of highest posterior density on a prefix of the history, so that they change seldom
+    and depend on the history alone.
     """
-    kept = shown(history.scores)
-    known = [history.codes[i] for i in kept]
-    scores = np.array([history.scores[i] for i in kept])
-    fitted = max((n for n in REFITS if n <= len(kept)), default=len(kept))
-    theta = _fit(space, tuple(known[:fitted]), tuple(scores[:fitted]))
-    features, groups, _ = embed(space, space.array([*known, *codes]))
-    scaled = features * np.exp(theta[:-1] / 2)[groups]
-    old, new = scaled[: len(known)], scaled[len(known) :]
-    y = normal_scores(scores, len(scores))
-    target = y - y.mean()
-    root = cholesky(_kernel(old, old) + np.exp(theta[-1]) * np.eye(len(old)), lower=True)
-    cross = _kernel(new, old)
-    solved = cho_solve((root, True), target)
-    scale = (target @ solved + 1) / (len(target) + 1)
-    explained = (solve_triangular(root, cross.T, lower=True) ** 2).sum(0)
-    deviation = np.sqrt(scale * np.maximum(1 - explained, 1e-9))
-    z = (cross @ solved - target.max()) / deviation
-    return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+
+    @BLAS.wrap(limits=1, user_api="blas")
+    def __init__(self, space: SearchSpace, history: History) -> None:
+        fitted = max((n for n in REFITS if n <= len(history)), default=len(history))
+        theta = _fit(space, history.codes[:fitted], history.scores[:fitted])
+        kept = shown(history.scores)
+        codes = [history.codes[i] for i in kept]
+        scores = [history.scores[i] for i in kept]
+        features, groups, _ = embed(space, space.array(codes))
+        y = normal_scores(np.array(scores), len(scores))
+        self._space = space
+        self._scales = np.exp(theta[:-1] / 2)[groups]
+        self._known = features * self._scales
+        self._target = y - y.mean()
+        kernel = _kernel(self._known, self._known)
+        self._root = cholesky(kernel + np.exp(theta[-1]) * np.eye(len(y)), lower=True)
+        self._solved = cho_solve((self._root, True), self._target)
+        self._variance = (self._target @ self._solved + 1) / (len(y) + 1)
+
+    @BLAS.wrap(limits=1, user_api="blas")
+    def expected_improvement(self, codes: Sequence[str]) -> np.ndarray:
+        """How much each code is expected to exceed the best score, in units of the history's normal scores.
+
+        ``EI = s (z Phi(z) + phi(z))`` with ``z = (mean - best) / s`` (Jones et al. 1998).
+
+        Returns:
+            float64 of shape ``[len(codes)]``, at least 0.
+        """
+        new = embed(self._space, self._space.array(codes)).features * self._scales
+        cross = _kernel(new, self._known)
+        explained = (solve_triangular(self._root, cross.T, lower=True, check_finite=False) ** 2).sum(0)
+        deviation = np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
+        z = (cross @ self._solved - self._target.max()) / deviation
+        return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
 
 
 def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:

@@ -8,9 +8,14 @@ from lmsearcher_local.space import SearchSpace
 
 
 class Codec(Protocol):
-    """Turns a question about a pool into tokens. ``max_pool`` is the largest pool that one prompt holds."""
+    """Turns a question about a pool into tokens.
+
+    ``max_pool`` is the largest pool that one prompt holds; larger ones are ranked in groups of ``group`` candidates,
+    about as many as the checkpoint saw at a time in training.
+    """
 
     max_pool: int
+    group: int
 
     def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
         """Token ids of the prompt that shows ``history`` and ``pool``; the answer follows it."""

@@ -29,6 +29,7 @@ class CompactCodec:
     """Codec of the bundled checkpoint; stateless, so equal questions give equal prompts."""
 
     max_pool = ALIASES
+    group = 16
 
     def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
         """Token ids of the prompt, in order of evaluation: a longer history mostly extends the prompt of a shorter."""

@@ -45,6 +45,7 @@ class TextCodec:
     """
 
     max_pool = 1000
+    group = 10
 
     def __init__(self, tokenizer: Tokenizer, template: str, date: str, score_digits: int) -> None:
         self.template = template
