@@ -130,14 +130,21 @@ def interval(values: np.ndarray) -> np.ndarray:
     return half
 
 
+def with_interval(values: np.ndarray) -> str:
+    """Mean and half interval of one value per seed."""
+    return f"{values.mean():.3f} ± {interval(values):.3f}"
+
+
 def curves_table(runs: Runs, measure: Measure) -> str:
     """The best cost after some trials."""
     at = [TRIALS // 4, TRIALS // 2, TRIALS]
     lines = ["| best cost after | " + " | ".join(f"{trial} trials" for trial in at) + " |", "| --- | --- | --- | --- |"]
     for method in COLOURS:
         curves = best_so_far(runs[method], measure)[:, np.array(at) - 1]
-        cells = [f"{mean:.3f} ± {half:.3f}" for mean, half in zip(curves.mean(0), interval(curves), strict=True)]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {' | '.join(map(with_interval, curves.T))} |")
+    ours, random_choice = (best_so_far(runs[method], measure)[:, np.array(at) - 1] for method in COLOURS)
+    # Paired: both methods start with the same codes, and how lucky those are is no difference between the methods.
+    lines.append(f"| difference, paired by seed | {' | '.join(map(with_interval, (ours - random_choice).T))} |")
     return "\n".join(lines)
 
 
@@ -153,8 +160,11 @@ def winners_table(runs: Runs, measure: Measure) -> str:
     lines = ["| trained with fresh seeds | cost | parameters | test accuracy |", "| --- | --- | --- | --- |"]
     for name, codes in rows.items():
         outcomes = [measure(code, FRESH) for code in codes]
-        cost, parameters, accuracy = np.mean([(o.cost, o.parameters, o.test_accuracy) for o in outcomes], axis=0)
-        lines.append(f"| {name} | {cost:.3f} | {parameters:,.0f} | {accuracy:.3f} |")
+        costs = np.array([outcome.cost for outcome in outcomes])
+        cost = with_interval(costs) if len(costs) > 1 else f"{costs[0]:.3f}"
+        parameters = np.mean([outcome.parameters for outcome in outcomes])
+        accuracy = np.mean([outcome.test_accuracy for outcome in outcomes])
+        lines.append(f"| {name} | {cost} | {parameters:,.0f} | {accuracy:.3f} |")
     return "\n".join(lines)
 
 
