@@ -248,16 +248,17 @@ def plot(summary: Summary, path: Path) -> None:
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
     handles: dict[str, Any] = {}
     trials = np.arange(1, TRIALS + 1)
+    coloured = [name for name in METHODS if name not in OURS and not name.startswith("ablation")]
     for i, (group, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for name, line in lines.items():
             if name.startswith("ablation"):
                 continue
-            style: dict[str, Any] = {"color": f"C{METHODS.index(name) % 10}", "linewidth": 1.2}
+            style: dict[str, Any] = {"color": f"C{coloured.index(name)}" if name in coloured else "black", "lw": 1.2}
             if name in OURS:
-                style |= {"color": "black" if name == "LM-Searcher" else "0.45", "linewidth": 2.4}
+                style |= {"lw": 2.4, "ls": "-" if name == "LM-Searcher" else ":"}
             elif name in STAND_INS:
-                style["linestyle"] = "--"
+                style["ls"] = "--"
             [handles[name]] = axes.plot(trials, line.mean.clip(1e-4), **style)
             axes.fill_between(trials, line.low.clip(1e-4), line.high.clip(1e-4), color=style["color"], alpha=0.12, lw=0)
         axes.set_yscale("log")
