@@ -16,7 +16,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
 
 from bench.tables import TRIALS
-from lmsearcher_local.prompt.compact import normal_scores
+from lmsearcher_local.history import normal_scores
 from lmsearcher_local.space import SearchSpace
 
 Search = Generator[str, float, None]
