@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
@@ -20,7 +20,9 @@ from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
-PROMPTS_CACHED = 8  # full prompts that the key-value cache holds at once
+PROMPTS_CACHED = 8  # prompts of full length that the key-value cache holds at once,
+CACHE_BUDGET = 2 << 30  # as far as this many bytes hold them; one must fit: a large model has to leave the card room
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
@@ -44,7 +46,8 @@ class Profile:
         ):
             if value not in allowed:
                 raise CheckpointError(f"{name} is one of {', '.join(map(str, allowed))}, not {value!r}")
-        if not isinstance(self.date, str) or not re.fullmatch(r"\d\d [A-Z][a-z]{2} \d{4}", self.date):
+        written = rf"[0-9]{{2}} ({'|'.join(MONTHS)}) [0-9]{{4}}"
+        if not isinstance(self.date, str) or not re.fullmatch(written, self.date):
             raise CheckpointError(f"date is written like '26 Jul 2024', not {self.date!r}")
 
 
@@ -52,16 +55,21 @@ class Profile:
 class Checkpoint:
     """A checked checkpoint folder.
 
-    ``context`` is the prompt length used, in tokens; ``weight_bytes`` and ``cache_bytes`` (the key-value cache) are
-    the memory it takes, in bytes; ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
+    ``weights`` are its safetensors files; ``quantization`` is the method that vLLM reads them with, as the folder
+    names it (``fp8``, ``awq``, ``gptq``, …), or ``None``. ``context`` is the prompt length used, in tokens.
+    ``weight_bytes``, ``token_bytes`` (keys and values of one token) and ``cache_bytes`` (of all that are kept at once)
+    are memory in bytes; ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
     """
 
     path: Path
     profile: Profile
+    weights: tuple[Path, ...]
+    quantization: str | None
     context: int
     vocabulary: int
     dtype: str
     weight_bytes: int
+    token_bytes: int
     cache_bytes: int
     identity: str
 
@@ -101,7 +109,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
                 f" `hf download {path} --local-dir DIR` on a machine with a network and pass the folder"
             )
         raise CheckpointError(f"the checkpoint folder {folder} does not exist")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")
     if not any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ()):
@@ -112,33 +120,70 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
         kv_heads = int(config.get("num_key_value_heads") or heads)
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
-        kv_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
+        token_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
         context = min(int(config["max_position_embeddings"]), CONTEXT_CAP)
         vocabulary = int(config["vocab_size"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
+    quantization = config.get("quantization_config")
     return Checkpoint(
         path=folder,
         profile=_profile(folder),
+        weights=tuple(weights),
+        quantization=str(quantization.get("quant_method")) if isinstance(quantization, dict) else None,
         context=context,
         vocabulary=vocabulary,
         dtype=dtype,
         weight_bytes=sum(file.stat().st_size for file in weights),
-        cache_bytes=max(256 << 20, PROMPTS_CACHED * context * kv_bytes),
+        token_bytes=token_bytes,
+        cache_bytes=cache_bytes(context, token_bytes),
         identity=_fingerprint(folder, weights),
     )
+
+
+def cache_bytes(context: int, token_bytes: int) -> int:
+    """Bytes of the key-value cache for prompts of ``context`` tokens, ``token_bytes`` each."""
+    prompt = context * token_bytes
+    return max(256 << 20, prompt, min(PROMPTS_CACHED * prompt, CACHE_BUDGET))
+
+
+class Tensor(NamedTuple):
+    """Where a safetensors file holds a tensor: ``size`` bytes from byte ``start`` of the file on."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checked safetensors file, in the order of their bytes, and its metadata.
+
+    Only the header is read. The format: eight bytes of length (little endian), that many of JSON, then the tensors
+    (https://github.com/huggingface/safetensors).
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    metadata = header.pop("__metadata__", {})
+    found = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, end = entry["data_offsets"]
+        found[name] = Tensor(entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
+    return found, metadata
 
 
 def _weights(folder: Path) -> list[Path]:
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = _json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise CheckpointError(f"{index} has no weight_map")
         missing = sorted({str(shard) for shard in shards.values()} - {file.name for file in weights})
         if missing:
             raise CheckpointError(f"{folder} lacks {missing[0]}, which {index.name} names; copy the whole folder")
+        weights = [file for file in weights if file.name in shards.values()]  # the index names all that is loaded
     if not weights:
         pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)]
         if pickled:
@@ -159,7 +204,7 @@ def _profile(folder: Path) -> Profile:
     file = folder / "lmsearcher.json"
     if not file.exists():
         return Profile()
-    content = _json(file)
+    content = read_json(file)
     known = [field.name for field in fields(Profile)]
     unknown = sorted(set(content) - set(known))
     if unknown:
@@ -170,7 +215,7 @@ def _profile(folder: Path) -> Profile:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -34,6 +34,7 @@ ELSEWHERE = {  # commands with a module of their own, imported when used
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
     "train": "lmsearcher_local.training.commands",
+    "trim": "lmsearcher_local.trim",
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmsearcher_local.prompt.compact import normal_scores
+from lmsearcher_local.history import normal_scores
 from lmsearcher_local.training.trajectories import Task
 
 Peer = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better

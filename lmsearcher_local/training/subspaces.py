@@ -8,7 +8,7 @@ import numpy as np
 from lmsearcher_local.errors import SpaceError
 from lmsearcher_local.tables import Table
 from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_sizes
-from lmsearcher_local.training.trajectories import Task, _pool, _search, _uniform
+from lmsearcher_local.training.trajectories import Task, draw_pool, draw_search, draw_uniform
 
 FEWEST, MOST = 100, 200  # architectures drawn from a subspace, the pool among them
 POOL = 10
@@ -90,9 +90,9 @@ def draw_pruned(rng: Rng, source: Source) -> Task:
 
     sizes = counts[searched]
     drawn = int(rng.integers(FEWEST, min(MOST, sizes.astype(float).prod()) + 1))
-    draw = _uniform if rng.random() < 0.5 else _search
+    draw = draw_uniform if rng.random() < 0.5 else draw_search
     history, scores = draw(rng, objective, sizes, drawn - POOL)
-    pool = whole(_pool(rng, sizes, history, scores, POOL, near=0.0))
+    pool = whole(draw_pool(rng, sizes, history, scores, POOL, near=0.0))
     return Task(source.sizes, whole(history), scores, pool, source.objective(pool))
 
 

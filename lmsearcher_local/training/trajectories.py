@@ -34,10 +34,10 @@ def draw_task(rng: Rng, positions: int, n: int, m: int) -> Task:
     sizes = draw_sizes(rng, positions, 2.0 * (n + m))
     objective = draw_objective(rng, sizes)
     searched = rng.random() < 0.6
-    history, scores = _search(rng, objective, sizes, n) if searched else _uniform(rng, objective, sizes, n)
+    history, scores = draw_search(rng, objective, sizes, n) if searched else draw_uniform(rng, objective, sizes, n)
     kind = rng.random()
     near = 0.0 if kind < 0.35 else 1.0 if kind < 0.75 else 0.5
-    pool = _pool(rng, sizes, history, scores, m, near)
+    pool = draw_pool(rng, sizes, history, scores, m, near)
     return Task(sizes, history, scores, pool, objective(pool))
 
 
@@ -74,15 +74,16 @@ def draw_shape(rng: Rng, tokens: int) -> tuple[int, int, int, int]:
     return positions, n, m, max(2, round(tokens / ((n + m) * (positions + 3))))
 
 
-def _uniform(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_uniform(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A history of ``n`` distinct uniform rows, ``[n, positions]``, and their scores."""
     codes = _new_rows(rng, sizes, n, set(), lambda k: rng.integers(0, sizes, size=(k, len(sizes))))
     return codes, objective(codes)
 
 
-def _search(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_search(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Random start, then rounds of changed copies of the best codes and some random ones."""
     start = int(rng.integers(min(4, n), n // 2 + 5))
-    codes, scores = _uniform(rng, objective, sizes, min(start, n))
+    codes, scores = draw_uniform(rng, objective, sizes, min(start, n))
     taken = {row.tobytes() for row in codes}
     elite, fresh = int(rng.integers(1, 11)), rng.uniform(0, 0.3)
     rounds = max(4, (n - start) // 8)
@@ -98,7 +99,8 @@ def _search(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[
     return codes, scores
 
 
-def _pool(rng: Rng, sizes: np.ndarray, history: np.ndarray, scores: np.ndarray, m: int, near: float) -> np.ndarray:
+def draw_pool(rng: Rng, sizes: np.ndarray, history: np.ndarray, scores: np.ndarray, m: int, near: float) -> np.ndarray:
+    """``m`` rows that are not in the history; a share of about ``near`` of them are changed copies of its best."""
     best = history[np.argsort(-scores)[: int(rng.integers(1, 6))]]
     taken = {row.tobytes() for row in history}
     return _new_rows(rng, sizes, m, taken, lambda k: _changed(rng, sizes, best, k, near))
