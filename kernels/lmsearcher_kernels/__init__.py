@@ -1,0 +1,66 @@
+"""Two kernels that never make their large product: Triton where the tensors are on a GPU, plain torch elsewhere."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def restricted_head(hidden: Tensor, weight: Tensor, questions: Sequence[Sequence[int]]) -> Tensor:
+    """Log-softmax of ``hidden @ weight.T`` over each row's own token ids; ``[N, V]`` is never made.
+
+    Args:
+        hidden: ``[N, H]``, any floating dtype; products are summed in float32.
+        weight: ``[V, H]``, the rows of a language model's head.
+        questions: for each row of ``hidden`` token ids in ``[0, V)``, any number of them.
+
+    Returns:
+        float32 of shape ``[sum of the numbers of ids]``, row after row.
+
+    Raises:
+        ValueError: shapes do not fit, or an id is out of range.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1] or len(questions) != len(hidden):
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and {len(questions)} questions do not fit"
+        )
+    for ids in questions:
+        if ids and not (min(ids) >= 0 and max(ids) < len(weight)):
+            raise ValueError(f"token ids from {min(ids)} to {max(ids)} asked of a head of {len(weight)} rows")
+    return _backend(hidden).restricted_head(hidden, weight, questions)
+
+
+def hamming_topk(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` codes nearest to each candidate by Hamming distance; ``[M, N]`` is never made.
+
+    Args:
+        candidates: option indices, uint8 ``[M, L]``.
+        codes: option indices, uint8 ``[N, L]``.
+        k: how many, from 1 to N.
+
+    Returns:
+        Distances in positions and indices into ``codes``, both int64 ``[M, k]``: nearest first, and of equally near
+        codes the one with the lower index.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or there are fewer than ``k`` codes.
+    """
+    if candidates.dtype != torch.uint8 or codes.dtype != torch.uint8:
+        raise ValueError(f"option indices are uint8, not {candidates.dtype} and {codes.dtype}")
+    if candidates.ndim != 2 or codes.ndim != 2 or candidates.shape[1] != codes.shape[1]:
+        raise ValueError(f"candidates {tuple(candidates.shape)} and codes {tuple(codes.shape)} do not fit")
+    if not 1 <= k <= len(codes):
+        raise ValueError(f"k is from 1 to the number of codes, {len(codes)}, not {k}")
+    return _backend(candidates).hamming_topk(candidates, codes, k)
+
+
+def _backend(tensor: Tensor) -> ModuleType:
+    if tensor.is_cuda and find_spec("triton"):
+        from . import gpu
+
+        return gpu
+    from . import reference
+
+    return reference

@@ -1,0 +1,144 @@
+"""The kernels: Triton (on a GPU, or in its interpreter) and the torch reference against plain numpy."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import lmsearcher_kernels
+import numpy as np
+import pytest
+import torch
+from lmsearcher_kernels import reference
+
+Run = Callable[..., Any]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="module", params=["reference", "triton"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Calls a kernel by name in one implementation.
+
+    Triton decides when it is first imported whether it interprets, and transformers has imported it by now: without a
+    GPU its kernels run in a process of their own.
+    """
+    if request.param == "reference":
+        yield lambda name, *arguments: getattr(reference, name)(*arguments)
+        return
+    pytest.importorskip("triton")
+    from lmsearcher_kernels import gpu
+
+    if DEVICE == "cuda":
+        yield lambda name, *arguments: getattr(gpu, name)(*arguments)
+        return
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        patch.setenv("TRITON_INTERPRET", "1")
+        yield lambda name, *arguments: child.submit(getattr(gpu, name), *arguments).result(timeout=300)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("size", "vocabulary", "lengths"),
+    [
+        (1, 1, [1]),
+        (64, 1000, [10] * 8),
+        (80, 333, [1, 128, 0, 7, 2]),  # a size that is no power of two, ragged, one question without tokens
+        (1500, 50, [3, 300]),  # several blocks of columns; more tokens than a block of the softmax, with repeats
+        (192, 9, []),
+    ],
+)
+def test_restricted_head_is_the_full_head_cut_to_the_tokens(
+    run: Run, dtype: torch.dtype, size: int, vocabulary: int, lengths: list[int]
+) -> None:
+    rng = np.random.default_rng(size)
+    hidden = torch.tensor(rng.normal(size=(len(lengths), size)), dtype=dtype, device=DEVICE)
+    weight = torch.tensor(rng.normal(size=(vocabulary, size)) / size**0.5 * 3, dtype=dtype, device=DEVICE)
+    questions = [rng.integers(vocabulary, size=length).tolist() for length in lengths]
+    expected = []
+    for state, ids in zip(hidden.double().cpu().numpy(), questions, strict=True):
+        logits = (weight.double().cpu().numpy() @ state)[ids]
+        expected += (logits - np.logaddexp.reduce(logits)).tolist()
+    answers = run("restricted_head", hidden, weight, questions)
+    assert answers.dtype == torch.float32
+    np.testing.assert_allclose(answers.cpu(), expected, atol=TOLERANCE[dtype])
+
+
+def test_restricted_head_takes_strided_tensors(run: Run) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 40, device=DEVICE), torch.randn(30, 40, device=DEVICE)
+    questions = [[i, 29 - i, 3] for i in range(7)]
+    plain = run("restricted_head", hidden, weight, questions)
+    apart = torch.zeros(7, 80, device=DEVICE)[:, ::2].copy_(hidden)
+    turned = weight.T.contiguous().T
+    assert not apart.is_contiguous()
+    assert not turned.is_contiguous()
+    torch.testing.assert_close(run("restricted_head", apart, turned, questions), plain)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_restricted_head_spoils_only_the_question_with_a_weight_that_is_no_number(run: Run, value: float) -> None:
+    hidden, weight = torch.ones(2, 8, device=DEVICE), torch.ones(5, 8, device=DEVICE)
+    weight[4, 3] = value
+    spoilt, sound = run("restricted_head", hidden, weight, [[4, 0], [1, 2]]).cpu().split(2)
+    torch.testing.assert_close(spoilt, torch.log_softmax(torch.tensor([8 * value, 8.0]), 0), equal_nan=True)
+    torch.testing.assert_close(sound, torch.full((2,), -np.log(2), dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "length", "options", "k"),
+    [
+        (1, 1, 1, 1, 1),
+        (70, 200, 10, 5, 10),  # more of both than a program holds
+        (33, 65, 7, 2, 65),  # many equal distances, and every code is asked for
+        (3, 130, 300, 256, 3),  # more positions than a byte counts
+        (0, 5, 4, 3, 2),
+        (5, 9, 0, 1, 4),  # codes without positions: all equal
+    ],
+)
+def test_hamming_topk_is_a_stable_sort_of_all_distances(
+    run: Run, m: int, n: int, length: int, options: int, k: int
+) -> None:
+    rng = np.random.default_rng(m)
+    candidates = rng.integers(options, size=(m, length), dtype=np.uint8)
+    codes = rng.integers(options, size=(n, length), dtype=np.uint8)
+    apart = (candidates[:, None] != codes[None]).sum(-1)
+    expected = np.argsort(apart, axis=1, kind="stable")[:, :k]
+    tensors = torch.from_numpy(candidates).to(DEVICE), torch.from_numpy(codes).to(DEVICE)
+    distances, indices = run("hamming_topk", *tensors, k)
+    np.testing.assert_array_equal(indices.cpu(), expected)
+    np.testing.assert_array_equal(distances.cpu(), np.take_along_axis(apart, expected, 1))
+
+
+def test_hamming_topk_takes_strided_tensors_and_many_parts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "PAIRS", 100)  # so that few candidates make several parts
+    torch.manual_seed(0)
+    wide = torch.randint(3, (40, 12), dtype=torch.uint8, device=DEVICE)
+    candidates, codes = wide[:, ::2], wide.T.contiguous().T[::3, 6:]
+    distances, indices = run("hamming_topk", candidates, codes, 4)
+    expected = (candidates[:, None] != codes[None]).sum(-1).sort(dim=1, stable=True)
+    torch.testing.assert_close(distances, expected.values[:, :4])
+    torch.testing.assert_close(indices, expected.indices[:, :4])
+
+
+def test_wrong_arguments_are_refused() -> None:
+    hidden, weight, codes = torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(3, 5, dtype=torch.uint8)
+    for questions in ([[0, 3], [1]], [[-1], [1]], [[0]]):
+        with pytest.raises(ValueError, match=r"head of 3 rows|do not fit"):
+            lmsearcher_kernels.restricted_head(hidden, weight, questions)
+    with pytest.raises(ValueError, match="do not fit"):
+        lmsearcher_kernels.restricted_head(hidden[:, :3], weight, [[0], [1]])
+    for k in (0, 4):
+        with pytest.raises(ValueError, match="k is from 1"):
+            lmsearcher_kernels.hamming_topk(codes, codes, k)
+    with pytest.raises(ValueError, match="uint8"):
+        lmsearcher_kernels.hamming_topk(codes.long(), codes, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        lmsearcher_kernels.hamming_topk(codes[:, :4], codes, 1)
+
+
+def test_the_package_uses_triton_where_the_tensors_are_on_a_gpu() -> None:
+    from lmsearcher_kernels import gpu
+
+    backend = lmsearcher_kernels._backend(torch.zeros(1, device=DEVICE))
+    assert backend is (gpu if DEVICE == "cuda" else reference)
