@@ -83,16 +83,24 @@ class Checkpoint:
             from lmsearcher_local.prompt.compact import CompactCodec
 
             return CompactCodec()
+        profile = self.profile
+        return TextCodec(self.tokenizer(), profile.template, profile.date, profile.score_digits)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of a text checkpoint.
+
+        Raises:
+            CheckpointError: it is missing or another model's.
+        """
         file = self.path / "tokenizer.json"
         try:
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer: Tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"cannot read {file}: {error}") from error
         tokens = tokenizer.get_vocab_size()
         if tokens > self.vocabulary:
             raise CheckpointError(f"{file} does not belong to this model: {tokens} tokens against {self.vocabulary}")
-        profile = self.profile
-        return TextCodec(tokenizer, profile.template, profile.date, profile.score_digits)
+        return tokenizer
 
 
 def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
