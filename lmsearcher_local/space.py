@@ -173,7 +173,10 @@ class SearchSpace:
         Fewer come back when the space holds no more; for spaces over a million codes with a very strict predicate
         also when 1,000 draws in a row found nothing new.
         """
-        taken, found = set(exclude), []
+        taken: set[str] = set(exclude)
+        found: list[str] = []
+        if n < 1:
+            return found
         for _ in range(10):
             for row in rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes))):
                 code = self.code(row)

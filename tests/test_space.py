@@ -127,3 +127,15 @@ def test_files_and_mappings_describe_the_same_space(tmp_path: Path) -> None:
     assert spaces[0].describe() == named
     with pytest.raises(SpaceError, match="cannot read"):
         SearchSpace.load(tmp_path / "none.yaml")
+
+
+@given(SIZES, st.integers(0, 2**32))
+def test_many_codes_at_once_are_read_as_one_by_one(sizes: list[int], seed: int) -> None:
+    space = SearchSpace(sizes)
+    assert space.sample(np.random.default_rng(seed), 0) == []
+    codes = space.sample(np.random.default_rng(seed), 20)
+    assert space.array(codes).tolist() == [list(space.indices(code)) for code in codes]
+    near = space.neighbours(codes[0])
+    assert len(near) == sum(size - 1 for size in sizes)
+    rows = space.array([codes[0], *near])
+    assert ((rows[1:] != rows[0]).sum(1) == 1).all()
