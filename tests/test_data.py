@@ -223,8 +223,7 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
 
     peak(10)  # what is imported and cached on first use
     few, many = peak(20), peak(400)
-    assert (tmp_path / "400" / DATA).stat().st_size > 400_000
-    assert many - few < 100_000
+    assert many - few < (tmp_path / "400" / DATA).stat().st_size / 4
 
 
 def test_llama_factory_reads_the_same_tokens(llama_folder: Path, tmp_path: Path) -> None:
