@@ -31,6 +31,7 @@ from lmsearcher_local.searcher import Searcher, ask_together
 MARKS = (50, 100, TRIALS)  # evaluations at which the summary reads the curves
 WORKERS = 2
 RESAMPLES = 2000
+CACHE = 6 << 30  # bytes of keys and values: the histories of all searches in lockstep
 
 PAPER: dict[str, Any] = {"policy": "paper"}
 # Our searches: policy, and what stands between the search and the model.
@@ -83,7 +84,7 @@ def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | No
     run_apart([cell for cell in cells if cell.method not in OURS], out)
     ours = [cell for cell in cells if cell.method in OURS]
     if ours:
-        with load_ranker(checkpoint, engine) as ranker:
+        with load_ranker(checkpoint, engine, cache_bytes=CACHE) as ranker:
             for name in names:
                 run_lockstep([cell for cell in ours if cell.method == name], ranker, model, out)
     summary = summarise(read(out / "rows.jsonl"))

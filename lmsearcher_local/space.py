@@ -178,7 +178,7 @@ class SearchSpace:
         if n < 1:
             return found
         for _ in range(10):
-            for row in rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes))):
+            for row in rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes))).tolist():
                 code = self.code(row)
                 if code not in taken and self._accepts_indices(row):
                     taken.add(code)
