@@ -5,9 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import MistralConfig, MistralForCausalLM, PhiConfig, PhiForCausalLM
 
+from bench.kernels import PlainEngine
 from lmsearcher_local.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.prefixes import WORTH, Shared, shared_beginnings
 from lmsearcher_local.engine.transformers import TransformersEngine
 from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
@@ -108,6 +114,93 @@ def test_greedy_is_vllms_grammar_answer_where_that_is_canonical(
     assert len(canonical) >= 20
     # bfloat16 rounds two near-equal logits to either side, depending on the batch
     assert sum(canonical) >= len(canonical) - (2 if name == "bfloat16" else 0)
+
+
+@pytest.mark.parametrize("folder", ["llama", "bundled"])
+def test_shared_prefixes_change_no_answer(folder: str, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(llama_folder if folder == "llama" else BUNDLED)
+    rng = np.random.default_rng(5)
+    codes = SPACE.sample(rng, 400)
+    history = History(tuple(codes[:60]), tuple(rng.normal(size=60)))
+    wide = SearchSpace([200])
+    many = list(wide.enumerate())[:150] if folder == "llama" else list(wide.enumerate())[:100]
+    batch = [
+        *(Task(SPACE, history, codes[i : i + 10]) for i in range(60, 160, 10)),
+        Task(SPACE, history, codes[160:260]),  # its own prompt is worth sharing among its branches
+        *tasks(6, 40, seed=6),  # histories of their own
+        Task(wide, History(), many),
+        Task(SPACE, history, codes[60:70]),  # asked twice
+    ]
+    engine = TransformersEngine(checkpoint)
+    computed = []
+    forward = engine.model.model.forward
+
+    def counted(**options: torch.Tensor) -> object:
+        computed.append(options["input_ids"].numel())
+        return forward(**options)
+
+    monkeypatch.setattr(engine.model.model, "forward", counted)
+    shared = Ranker(engine, checkpoint.codec()).rank(batch)
+    tokens = sum(computed)
+    computed.clear()
+    plain = Ranker(PlainEngine(engine), checkpoint.codec()).rank(batch)
+    for ours, theirs in zip(shared, plain, strict=True):
+        np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=1e-5)
+        assert ours.greedy == theirs.greedy
+    assert shared[-1].log_probs.tolist() == shared[0].log_probs.tolist()
+    assert tokens < sum(computed) / 2
+    engine.close()
+
+
+@given(st.sets(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=30), st.booleans())
+def test_beginnings_are_shared_where_that_saves_enough(prefixes: set[tuple[int, ...]], long: bool) -> None:
+    # Runs of one token, so that a few of them are worth a forward pass.
+    run = WORTH + 1 if long else 20
+    arrays = [np.repeat(prefix, run) for prefix in sorted(prefixes)]
+    found = []
+    saved = 0
+    pending: list[tuple[Shared, int]] = [(shared_beginnings(arrays), 0)]
+    while pending:
+        node, known = pending.pop()
+        below = []
+        walk = [node]
+        while walk:
+            below += walk[-1].ends
+            walk += walk.pop().children
+        for i in below:
+            assert arrays[i][: node.length].tolist() == arrays[node.first][: node.length].tolist()
+            assert len(arrays[i]) > node.length
+        saving = (node.length - known) * (len(below) - 1)
+        assert saving >= WORTH or node.length == 0
+        saved += saving
+        found += node.ends
+        pending += [(child, node.length) for child in node.children]
+    assert sorted(found) == list(range(len(arrays)))
+    if long and len(prefixes) > 1 and len({prefix[0] for prefix in prefixes}) < len(prefixes):
+        assert saved >= WORTH
+
+
+def test_a_window_or_a_head_with_a_bias_is_not_misread(tmp_path: Path) -> None:
+    small = {"vocab_size": 1218, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 8192}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=64))
+    model.lm_head.weight.data.mul_(20)
+    model.save_pretrained(tmp_path / "window")
+    PhiForCausalLM(PhiConfig(**small, **heads)).save_pretrained(tmp_path / "bias")
+    for name in ("window", "bias"):
+        (tmp_path / name / "lmsearcher.json").write_text('{"codec": "compact"}')
+    checkpoint = load_checkpoint(tmp_path / "window")
+    engine = TransformersEngine(checkpoint)
+    rng = np.random.default_rng(7)
+    codes = SPACE.sample(rng, 140)
+    history = History(tuple(codes[:100]), tuple(rng.normal(size=100)))
+    batch = [Task(SPACE, history, codes[i : i + 10]) for i in range(100, 140, 10)]
+    plain = Ranker(PlainEngine(engine), checkpoint.codec()).rank(batch)
+    for ours, theirs in zip(Ranker(engine, checkpoint.codec()).rank(batch), plain, strict=True):
+        np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=1e-5)
+    with pytest.raises(EngineError, match="a head with a bias"):
+        TransformersEngine(load_checkpoint(tmp_path / "bias"))
 
 
 def test_a_pool_of_one_asks_nothing_and_many_branches_are_split(llama_folder: Path) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import lmsearcher_kernels
@@ -142,3 +143,37 @@ def test_the_package_uses_triton_where_the_tensors_are_on_a_gpu() -> None:
 
     backend = lmsearcher_kernels._backend(torch.zeros(1, device=DEVICE))
     assert backend is (gpu if DEVICE == "cuda" else reference)
+
+
+@pytest.mark.parametrize("ones", [(), ("hidden_column", "weight_column"), ("n", "length", "k", "m", "size")], ids=str)
+@pytest.mark.parametrize(
+    ("name", "types", "blocks"),
+    [
+        ("_logits", ["*bf16"] * 2 + ["*i64"] * 2 + ["*fp32"] + ["i32"] * 5, [4, 1024]),
+        ("_log_softmax", ["*fp32", "*i64"], [128]),
+        ("_nearest", ["*u8"] * 2 + ["*i64"] * 2 + ["i32"] * 4, [16, 32, 64]),
+        ("_nearest", ["*u8"] * 2 + ["*i64"] * 2 + ["i32"] * 4, [1, 1, 64]),
+    ],
+)
+def test_kernels_compile_to_gpu_code(
+    name: str,
+    types: list[str],
+    blocks: list[int],
+    ones: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Triton's compiler needs no GPU, and takes less than its interpreter does; an argument of 1 is a constant."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # it warns where this is left to it
+    triton = pytest.importorskip("triton")
+    from lmsearcher_kernels import gpu
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(gpu, name)
+    constants = dict(zip(kernel.arg_names[len(types) :], blocks, strict=True))
+    constants |= {argument: 1 for argument in kernel.arg_names if argument in ones}
+    signature = dict(zip(kernel.arg_names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
+    assert compiled.asm["cubin"]

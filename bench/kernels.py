@@ -1,0 +1,213 @@
+"""Speed of the kernels and of the transformers engine, each against the plain computation of the same result.
+
+``python -m bench.kernels --out runs/kernels.jsonl``. Results are compared before anything is timed. On a GPU the Triton
+kernels run, and stand beside their references, too; without one the references are what is shipped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import lmsearcher_kernels
+import numpy as np
+import torch
+from lmsearcher_kernels import reference
+from torch import Tensor
+
+from bench.tables import provenance
+from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.transformers import TransformersEngine
+from lmsearcher_local.history import HISTORY_CAP, History
+from lmsearcher_local.ranking import Ranker, Task
+from lmsearcher_local.space import SearchSpace
+
+SPACE = SearchSpace([5] * 10)
+PLAIN_TOKENS = 32_768  # padded tokens in one plain forward pass
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+WHOLE_HEAD = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # the whole head rounds its logits, the kernel does not
+Row = dict[str, Any]
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the rows, as JSON lines.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
+@click.option("--repeats", type=click.IntRange(2), default=5)
+def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
+    """Time every kernel and the transformers engine."""
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    about = {"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__, **provenance()}
+    click.echo(f"{'what':40} {'shape':40} {'plain':>10} {'shipped':>10} {'ratio':>6}  of the speed of a copy")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as file:
+        for row in (*head_rows(device, repeats), *hamming_rows(device, repeats), *engine_rows(checkpoint, repeats)):
+            file.write(json.dumps(row | about) + "\n")
+            plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
+            reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"
+            if not gpu:
+                reached = "not measured on a GPU"
+            times = f"{plain:7.1f} ms {shipped:7.1f} ms {plain / shipped:6.1f}"
+            click.echo(f"{row['what']:40} {row['shape']:40} {times}  {reached}")
+
+
+def head_rows(device: str, repeats: int) -> Iterator[Row]:
+    """The restricted head against the whole one, and on a GPU against the reference."""
+    vocabulary, size = 128_256, 4096 if device == "cuda" else 512
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        weight = torch.randn(vocabulary, size, dtype=dtype, device=device) / size**0.5
+        for questions, tokens in ((1, 10), (32, 10), (32, 128), (256, 10)):
+            hidden = torch.randn(questions, size, dtype=dtype, device=device)
+            asked = torch.randint(vocabulary, (questions, tokens)).tolist()
+            shipped = partial(lmsearcher_kernels.restricted_head, hidden, weight, asked)
+            plain = {"whole head": partial(whole_head, hidden, weight, asked)}
+            torch.testing.assert_close(shipped(), plain["whole head"](), atol=WHOLE_HEAD[dtype], rtol=0)
+            if device == "cuda":
+                plain["reference"] = partial(reference.restricted_head, hidden, weight, asked)
+                torch.testing.assert_close(shipped(), plain["reference"](), atol=TOLERANCE[dtype], rtol=0)
+            moved = questions * (tokens + 1) * size * weight.element_size()
+            for name, call in plain.items():
+                what = f"restricted_head, {str(dtype)[6:]}, {name}"
+                shape = f"[{questions}, {size}] x [{vocabulary}, {size}], {tokens} ids"
+                yield timed(what, shape, call, shipped, device, repeats, moved)
+
+
+def whole_head(hidden: Tensor, weight: Tensor, questions: list[list[int]]) -> Tensor:
+    """What ``restricted_head`` computes, by way of every logit; as many ids in each question."""
+    logits = (hidden @ weight.T).float()
+    return logits.gather(1, torch.tensor(questions, device=hidden.device)).log_softmax(1).flatten()
+
+
+def hamming_rows(device: str, repeats: int) -> Iterator[Row]:
+    """The nearest codes against all distances at once, and on a GPU against the reference."""
+    for m, n, length, k in ((10_000, 200, 10, 8), (10_000, 1000, 20, 8), (100_000, 200, 20, 16)):
+        torch.manual_seed(0)
+        candidates = torch.randint(5, (m, length), dtype=torch.uint8, device=device)
+        codes = torch.randint(5, (n, length), dtype=torch.uint8, device=device)
+        shipped = partial(lmsearcher_kernels.hamming_topk, candidates, codes, k)
+        plain = {"all distances": partial(all_distances, candidates, codes, k)}
+        if device == "cuda":
+            plain["reference"] = partial(reference.hamming_topk, candidates, codes, k)
+        moved = (m + n) * length + m * k * 16
+        for name, call in plain.items():
+            torch.testing.assert_close(shipped(), call())
+            shape = f"{m} x {n} codes of {length}, k {k}"
+            yield timed(f"hamming_topk, {name}", shape, call, shipped, device, repeats, moved)
+
+
+def all_distances(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """What ``hamming_topk`` computes, by way of the whole matrix of distances."""
+    apart = torch.zeros(len(candidates), len(codes), dtype=torch.int64, device=codes.device)
+    for place in range(codes.shape[1]):
+        apart += candidates[:, place, None] != codes[:, place]
+    distances, indices = apart.sort(dim=1, stable=True)
+    return distances[:, :k], indices[:, :k]
+
+
+def engine_rows(checkpoint: Path | None, repeats: int) -> Iterator[Row]:
+    """The transformers engine against plain forward passes and whole heads."""
+    found = load_checkpoint(checkpoint)
+    engine = TransformersEngine(found)
+    shipped, plain = Ranker(engine, found.codec()), Ranker(PlainEngine(engine), found.codec())
+    tolerance = 1e-5 if found.dtype == "float32" else 2e-2
+    for name, tasks in workloads().items():
+        for ours, theirs in zip(shipped.rank(tasks), plain.rank(tasks), strict=True):
+            np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=tolerance)
+        calls = partial(plain.rank, tasks), partial(shipped.rank, tasks)
+        row = timed("engine, whole prefixes and head", name, *calls, engine.model.device.type, repeats)
+        yield {"checkpoint": found.identity} | row
+    engine.close()
+
+
+def workloads() -> dict[str, list[Task]]:
+    """Pools of random codes behind one history, and behind one each."""
+    rng = np.random.default_rng(0)
+    codes = SPACE.sample(rng, HISTORY_CAP + 720)
+    scores = rng.normal(size=HISTORY_CAP).tolist()
+    history, candidates = History(tuple(codes[:HISTORY_CAP]), tuple(scores)), codes[HISTORY_CAP:]
+    small = [candidates[i : i + 10] for i in range(0, 320, 10)]
+    large = [candidates[i : i + 100] for i in range(320, 720, 100)]
+    histories = []
+    for trials in rng.integers(HISTORY_CAP + 1, size=len(small)):
+        order = rng.permutation(HISTORY_CAP)[:trials]
+        histories.append(History(tuple(codes[i] for i in order), tuple(scores[i] for i in order)))
+    return {
+        "1 pool of 10, history 200": [Task(SPACE, history, small[0])],
+        "32 pools of 10, one history of 200": [Task(SPACE, history, pool) for pool in small],
+        "4 pools of 100, one history of 200": [Task(SPACE, history, pool) for pool in large],
+        "32 pools of 10, histories of 0 to 200": list(map(partial(Task, SPACE), histories, small)),
+    }
+
+
+class PlainEngine:
+    """The primitive as it reads: each prefix forward as a whole, then the whole head. What the engine must equal."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self.max_length = engine.max_length
+        self._model = engine.model
+
+    def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """Log-probabilities of each question's tokens over the whole vocabulary."""
+        answers: list[np.ndarray] = [np.empty(0)] * len(questions)
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i].prefix))
+        while order:
+            batch = order[-max(1, PLAIN_TOKENS // len(questions[order[-1]].prefix)) :]
+            del order[-len(batch) :]
+            rows = [torch.tensor(questions[i].prefix, dtype=torch.long) for i in batch]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._model.device)
+            with torch.inference_mode():
+                hidden = self._model.model(input_ids=padded, use_cache=False).last_hidden_state
+                logits = self._model.lm_head(hidden[range(len(batch)), [len(row) - 1 for row in rows]])
+                values = logits.float().log_softmax(-1).double().cpu().numpy()
+            for i, row in zip(batch, values, strict=True):
+                answers[i] = row[list(questions[i].tokens)]
+        return answers
+
+    def close(self) -> None:
+        """The engine owns the model."""
+
+
+def timed(
+    what: str,
+    shape: str,
+    plain: Callable[[], object],
+    shipped: Callable[[], object],
+    device: str,
+    repeats: int,
+    nbytes: int = 0,
+) -> Row:
+    """Seconds of both, in turns: the quartiles of ``repeats`` calls. Both have run before, so nothing is compiled.
+
+    On a GPU also the share of its memory's speed, as a copy reaches it, at which the least number of bytes was moved.
+    """
+    spent: dict[str, list[float]] = {"plain_s": [], "shipped_s": []}
+    for _ in range(repeats):
+        for name, call in (("plain_s", plain), ("shipped_s", shipped)):
+            spent[name].append(seconds(call, device))
+    row: Row = {name: np.quantile(times, (0.25, 0.5, 0.75)).tolist() for name, times in spent.items()}
+    if device == "cuda" and nbytes:
+        block = torch.empty(1 << 30, dtype=torch.uint8, device=device)
+        copied = 2 * block.numel() / min(seconds(block.clone, device) for _ in range(10))
+        row |= {"bytes_per_s": nbytes / row["shipped_s"][1], "copy_bytes_per_s": copied}
+        row["fraction_of_copy"] = row["bytes_per_s"] / copied
+    return {"what": what, "shape": shape, "repeats": repeats} | row
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Wall time of one call, the GPU's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
