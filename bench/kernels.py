@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
     click.echo(f"{'what':40} {'shape':40} {'plain':>10} {'shipped':>10} {'ratio':>6}  of the speed of a copy")
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
-        for row in (*head_rows(device, repeats), *hamming_rows(device, repeats), *engine_rows(checkpoint, repeats)):
+        for row in chain(head_rows(device, repeats), hamming_rows(device, repeats), engine_rows(checkpoint, repeats)):
             file.write(json.dumps(row | about) + "\n")
             plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
             reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"

@@ -6,7 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-WORTH = 256  # tokens saved that pay for one more forward pass
+# A shared beginning costs a forward pass, and what follows it can no longer be computed as one batch of plain rows.
+WORTH = 256  # tokens that it must save,
+PART = 1 / 8  # and the part of all tokens at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ def shared_beginnings(prefixes: Sequence[np.ndarray]) -> Shared:
         prefixes: distinct token ids, in lexicographic order, none empty.
     """
     common = [_common(a, b) for a, b in pairwise(prefixes)]
+    ends = np.cumsum([0, *map(len, prefixes)])
     root = Shared(0, 0)
     pending = [(root, 0, len(prefixes))]
     while pending:  # not recursion: a code may be hundreds of tokens long
@@ -39,7 +42,8 @@ def shared_beginnings(prefixes: Sequence[np.ndarray]) -> Shared:
         least = min(common[low : high - 1])
         # In this order a prefix that the others begin with is the first. Something must be left of it to compute.
         length = min(least, len(prefixes[low]) - 1)
-        if (length - node.length) * (high - low - 1) >= WORTH:
+        at_hand = ends[high] - ends[low] - node.length * (high - low)
+        if (length - node.length) * (high - low - 1) >= max(WORTH, PART * at_hand):
             node.children.append(Shared(low, length))
             node = node.children[-1]
         cuts = [low, *(i + 1 for i in range(low, high - 1) if common[i] == least), high]
