@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from bench.peers import PEERS
-from bench.rankers import Judge, ShuffledScores, blind, first, perfect, search
+from bench.rankers import Judge, ShuffledScores, blind, perfect, search, surrogate
 from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem, provenance
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.load import ENGINES, load_ranker
@@ -43,7 +43,7 @@ OURS: dict[str, tuple[dict[str, Any], Callable[[Ranker], Ranker]]] = {
 # The same searches with something else in the model's place.
 STAND_INS: dict[str, tuple[dict[str, Any], Callable[[Problem], Judge]]] = {
     "ablation: uniform pick from the pool": ({}, lambda _: blind),
-    "ablation: first of the pool": ({}, lambda _: first),
+    "ablation: the surrogate's own pick": ({}, lambda _: surrogate),
     "ceiling: paper's policy, perfect ranker": (PAPER, perfect),
     "ceiling: our policy, perfect ranker": ({}, perfect),
 }

@@ -12,6 +12,7 @@ from lmsearcher_local.history import History
 from lmsearcher_local.ranking import Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import GaussianProcess
 
 Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
 
@@ -61,9 +62,11 @@ def blind(task: Task) -> np.ndarray:
     return _rng(task.pool).random(len(task.pool))
 
 
-def first(task: Task) -> np.ndarray:
-    """Picks what the pool's maker put first: the surrogate's own choice where a surrogate makes the pool."""
-    return -np.arange(len(task.pool), dtype=float)
+def surrogate(task: Task) -> np.ndarray:
+    """Picks what the Gaussian process that makes the pools expects most of."""
+    if not len(task.history):
+        return blind(task)
+    return GaussianProcess(task.space, task.history).expected_improvement(task.pool)
 
 
 def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:

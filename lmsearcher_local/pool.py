@@ -46,10 +46,10 @@ def local(
 def surrogate(
     space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
 ) -> list[str]:
-    """Of hundreds of unseen codes those of highest expected improvement, highest first.
+    """Of hundreds of unseen codes those of highest expected improvement, and as many others at random.
 
     Considered are the neighbours of the best codes, recombinations of them and uniform codes; then, twice, the
-    neighbours of what is most promising so far.
+    neighbours of what is most promising so far. The others are there because a surrogate errs, and the model may not.
     """
     parents = history.best(PARENTS).codes
     near = [*neighbourhood(space, parents), *recombined(space, parents, rng, RECOMBINED)]
@@ -66,7 +66,10 @@ def surrogate(
         if fresh:
             candidates += fresh
             promise = np.concatenate([promise, process.expected_improvement(fresh)])
-    return [candidates[i] for i in np.argsort(-promise, kind="stable")[:size]]
+    order = np.argsort(-promise, kind="stable")
+    half = (size + 1) // 2
+    picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])
+    return [candidates[i] for i in picked]  # the place in the pool must say nothing
 
 
 def neighbourhood(space: SearchSpace, codes: Sequence[str]) -> list[str]:
