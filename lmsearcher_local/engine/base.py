@@ -21,7 +21,10 @@ class Engine(Protocol):
     max_length: int
 
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """One float64 array per question: log-probabilities of its tokens over the whole vocabulary."""
+        """One float64 array per question: log-probabilities of its tokens.
+
+        They are right up to a constant that questions of equal prefix in one call share.
+        """
         ...
 
     def close(self) -> None:
