@@ -172,7 +172,7 @@ def test_lockstep_goes_on_after_an_interruption_as_if_there_had_been_none(
             return super().rank(tasks, temperature)
 
     @contextmanager
-    def load(*_: object) -> Iterator[Ranker]:
+    def load(*_: object, cache_bytes: int) -> Iterator[Ranker]:
         yield Counted(scripted_ranker().engine, scripted_ranker().codec)
 
     monkeypatch.setattr(quality, "load_ranker", load)

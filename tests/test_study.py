@@ -195,7 +195,7 @@ def test_half_a_line_and_a_lock_left_by_a_kill_are_no_obstacle(tmp_path: Path) -
         ({"seed": 1}, r"another seed \(0, not 1\)"),
         ({"direction": "minimize"}, r"another direction \(maximize, not minimize\)"),
         ({"checkpoint": "abc"}, r"another checkpoint \(, not abc\)"),
-        ({"policy": "paper"}, r"another policy \(local, not paper\)"),
+        ({"policy": "paper"}, r"another policy \(surrogate, not paper\)"),
         ({"pool_size": 5}, r"another pool size \(10, not 5\)"),
         ({"space": SearchSpace([5] * 4)}, "another space: resume"),
         ({"space": SearchSpace(dict(reversed(SPACE.describe().items())))}, "another space: resume"),
