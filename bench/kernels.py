@@ -19,7 +19,7 @@ import torch
 from lmsearcher_kernels import reference
 from torch import Tensor
 
-from bench.tables import provenance
+from lmsearcher_local.provenance import provenance
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.engine.transformers import TransformersEngine
@@ -42,7 +42,7 @@ def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
     """Time every kernel and the transformers engine."""
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    about = {"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__, **provenance()}
+    about = provenance()
     click.echo(f"{'what':40} {'shape':40} {'plain':>10} {'shipped':>10} {'ratio':>6}  of the speed of a copy")
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:

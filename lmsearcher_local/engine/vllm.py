@@ -25,6 +25,9 @@ OFFLINE = {
 class VLLMEngine:
     """A checkpoint loaded in vLLM.
 
+    ``prompt_tokens`` counts the tokens of all prompts so far, ``computed_tokens`` those of them that were not in the
+    prefix cache.
+
     Raises:
         EngineError: vLLM is missing, does not match this machine, or the memory does not suffice.
     """
@@ -51,11 +54,12 @@ class VLLMEngine:
             # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
             type(current_platform).simple_compile_backend = "eager"
         self.max_length = checkpoint.context - 1  # the engine adds the token that it samples
+        self.prompt_tokens = self.computed_tokens = 0
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
             self._llm = llm(
                 model=str(checkpoint.path),
-                skip_tokenizer_init=checkpoint.profile.codec == "compact",
+                skip_tokenizer_init=not (checkpoint.path / "tokenizer.json").exists(),
                 load_format="safetensors",
                 trust_remote_code=False,
                 dtype=checkpoint.dtype,
@@ -84,7 +88,7 @@ class VLLMEngine:
             SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(tokens), detokenize=False)
             for _, tokens in questions
         ]
-        outputs = self._generate([prefix for prefix, _ in questions], params)
+        outputs = self.generate([prefix for prefix, _ in questions], params)
         answers = []
         for output, (_, tokens) in zip(outputs, questions, strict=True):
             named = output.outputs[0].logprobs[0]
@@ -111,7 +115,7 @@ class VLLMEngine:
             for texts in choices
         ]
         found = []
-        for output, texts in zip(self._generate(prompts, params), choices, strict=True):
+        for output, texts in zip(self.generate(prompts, params), choices, strict=True):
             answer = output.outputs[0]
             if answer.text not in texts:
                 raise EngineError(f"vLLM's grammar answered {answer.text!r}, which is none of the {len(texts)} choices")
@@ -124,8 +128,16 @@ class VLLMEngine:
         del self._llm
         gc.collect()
 
-    def _generate(self, prompts: Sequence[Sequence[int]], params: list[Any]) -> list[Any]:
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+        """vLLM's own outputs for token prompts, each with its ``SamplingParams``."""
         from vllm import TokensPrompt
 
         inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        return self._llm.generate(inputs, params, use_tqdm=False)
+        outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
+        self.prompt_tokens += sum(map(len, prompts))
+        self.computed_tokens += sum(len(output.prompt_token_ids) - output.num_cached_tokens for output in outputs)
+        return outputs
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        self._llm.reset_prefix_cache()

@@ -19,16 +19,18 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=converter.converted()).save_pretrained(folder)
 
 
-def write_model(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> None:
+def write_model(
+    folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2, hidden: int = 64
+) -> None:
     """Write ``config.json`` and random weights as Llama 3.1 8B lays them out: grouped queries, untied head."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64,
         head_dim=32,
         max_position_embeddings=131072,
         rms_norm_eps=1e-5,

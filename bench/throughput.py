@@ -1,0 +1,329 @@
+"""Throughput against other ways to the same answers: vLLM's server, its grammar, and a bare prefill.
+
+``python -m bench.throughput --out runs/throughput`` writes ``rows.jsonl`` and ``table.md``. Two workloads: the bundled
+checkpoint, and a Llama of random weights with Llama 3's tokenizer and vocabulary, where head and tokenizer cost what
+they cost in practice. Correctness is asserted before anything is timed.
+"""
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from bench import llama
+from bench.rankers import search, surrogate
+from lmsearcher_local import throughput
+from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
+from lmsearcher_local.errors import EngineError
+from lmsearcher_local.load import load_ranker
+from lmsearcher_local.prompt.compact import VOCABULARY
+from lmsearcher_local.prompt.text import TEMPLATES, message
+from lmsearcher_local.ranking import Ranker, Task
+from lmsearcher_local.throughput import SEARCH, SPACE, Answer, Row, fresh_tasks, measure, ours, prefill, vllm_engine
+
+LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 69 M parameters, nearly all of them for the vocabulary
+TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
+TRIES = 10  # of the server's client, until an answer is in the pool
+SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
+REPLAYS = 3
+FIRST = """
+import sys, numpy as np
+from lmsearcher_local.load import load_ranker
+from lmsearcher_local.throughput import fresh_tasks
+with load_ranker(sys.argv[1]) as ranker:
+    ranker.rank(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
+"""
+
+
+class Workload(NamedTuple):
+    """A checkpoint folder, and the text and chat template that make a server's prompt the very same tokens."""
+
+    name: str
+    folder: Path
+    text: Callable[[Task], str]
+    template: str
+    answers: Callable[[Task], list[str]]
+    trained: bool  # else the first answer of the server counts, whatever it says
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--workload", type=click.Choice(["bundled", "llama"]), multiple=True, default=("bundled", "llama"))
+@click.option("--batch", type=click.IntRange(1), multiple=True, default=throughput.BATCHES)
+@click.option("--history", type=click.IntRange(0, 200), multiple=True, default=throughput.HISTORIES)
+@click.option("--pool", type=click.IntRange(2, 128), multiple=True, default=throughput.POOLS)
+@click.option("--repeats", type=click.IntRange(2), default=3)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
+def main(
+    workload: Sequence[str],
+    batch: Sequence[int],
+    history: Sequence[int],
+    pool: Sequence[int],
+    repeats: int,
+    out: Path,
+) -> None:
+    """Time our ranking, vLLM's server, its grammar and a bare prefill, in turns."""
+    rows: list[Row] = []
+    with TemporaryDirectory() as scratch:
+        for name in workload:
+            load = {"bundled": bundled, "llama": random_llama}[name](Path(scratch))
+            for row in run(load, list(product(history, pool, batch)), repeats):
+                click.echo(f"{name}: {json.dumps(row)}" if "way" not in row else f"{name}: {throughput.line(row)}")
+                rows.append({"workload": name} | row)
+                throughput.write(out / "rows.jsonl", rows)
+    (out / "table.md").write_text(markdown(rows), encoding="utf-8")
+    click.echo(markdown(rows))
+
+
+def bundled(scratch: Path) -> Workload:
+    """The bundled checkpoint, with a tokenizer whose words are its token ids, which a server needs."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = scratch / "bundled"
+    shutil.copytree(BUNDLED, folder)
+    words = {f"t{i:04}": i for i in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0000"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    codec = load_checkpoint().codec()
+
+    def text(task: Task) -> str:
+        return " ".join(f"t{i:04}" for i in codec.prompt(*task))
+
+    def answers(task: Task) -> list[str]:
+        return [f"t{i:04}" for [i] in codec.answers(task.space, task.pool)]
+
+    return Workload("bundled", folder, text, "{{ messages[0]['content'] }}", answers, True)
+
+
+def random_llama(scratch: Path) -> Workload:
+    """A Llama of random weights with the real tokenizer, asked in the published text protocol."""
+    folder = scratch / "llama"
+    folder.mkdir()
+    llama.write_tokenizer(folder)
+    llama.write_model(folder, layers=LAYERS, hidden=HIDDEN)
+    profile = load_checkpoint(folder).profile
+    before, after = TEMPLATES[profile.template].format(date=profile.date, message="\0").split("\0")
+    template = f"{{{{ {before!r} + messages[0]['content'] + {after!r} }}}}"
+    return Workload("llama", folder, lambda task: message(task.history, task.pool), template, lambda t: [*t.pool], False)
+
+
+def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> Iterator[Row]:
+    """All rows of one workload."""
+    with load_ranker(load.folder, cache_bytes=throughput.CACHE) as ranker:
+        with load_ranker(load.folder, "transformers") as reference:
+            yield check(ranker, reference, load)
+        with server(load) as (client, process):
+            ways = {"ours": ours(ranker), "prefill": prefill(ranker)}
+            ways |= {"grammar": grammar(ranker, load), "server": asked(client, load)}
+            yield from measure(ranker, ways, cells, repeats)
+            yield replay(ranker, ways)
+            yield {"what": "server memory", "peak_bytes": peak_memory(process)}
+    yield {"what": "process memory", "peak_bytes": throughput.peak_memory()}
+    yield first_answer(load)
+
+
+def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
+    """Both engines agree, and so does the grammar where its answer is tokenised as ours.
+
+    Raises:
+        EngineError: they do not.
+    """
+    tasks = [task for n, pool in ((20, 10), (100, 10), (20, 100)) for task in fresh_tasks(_rng(n), 8, n, pool)]
+    rankings = ranker.rank(tasks)
+    apart = 0.0
+    for one, other in zip(rankings, reference.rank(tasks), strict=True):
+        apart = max(apart, float(np.abs(np.exp(one.log_probs) - np.exp(other.log_probs)).max()))
+    if not apart < TOLERANCE:
+        raise EngineError(f"vLLM and transformers differ by {apart} in probability")
+    chosen = vllm_engine(ranker).choose([ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
+    comparable = 0
+    for task, ranking, (text, tokens) in zip(tasks, rankings, chosen, strict=True):
+        code = task.pool[load.answers(task).index(text)]
+        [path] = ranker.codec.answers(task.space, [code]) if not load.trained else [tokens]
+        if tokens[: len(path)] == path:
+            comparable += 1
+            if ranking.greedy != code:
+                raise EngineError(f"the grammar answers {code}, ours is {ranking.greedy}")
+    return {"what": "check", "apart": apart, "tasks": len(tasks), "equal_to_grammar": comparable}
+
+
+def grammar(ranker: Ranker, load: Workload) -> Answer:
+    """vLLM's own constrained decoding, in this process."""
+    engine = vllm_engine(ranker)
+
+    def answer(tasks: Sequence[Task]) -> int:
+        engine.choose([ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
+        return len(tasks)
+
+    return answer
+
+
+def asked(client: Any, load: Workload) -> Answer:
+    """The published loop, with its defects mended: one chat request after the other, again until it is in the pool."""
+    codec = load_checkpoint(load.folder).codec()
+
+    def answer(tasks: Sequence[Task]) -> int:
+        for task in tasks[:SERVED]:
+            possible = load.answers(task)
+            length = 1 + max(map(len, codec.answers(task.space, task.pool))) if not load.trained else 1
+            for attempt in range(TRIES):
+                reply = client.chat.completions.create(
+                    model="model",
+                    messages=[{"role": "system", "content": load.text(task)}],
+                    max_tokens=length,
+                    temperature=float(attempt > 0),  # the greedy answer would be the same again
+                )
+                if reply.choices[0].message.content.strip() in possible or not load.trained:
+                    break
+            else:
+                raise EngineError(f"the server found no answer in {TRIES} tries")
+        return min(len(tasks), SERVED)
+
+    return answer
+
+
+@contextmanager
+def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+    """vLLM's OpenAI server on the loopback, with our engine's settings, and a client of it."""
+    from openai import OpenAI
+
+    found = load_checkpoint(load.folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    template = load.folder / "template.jinja"
+    template.write_text(load.template, encoding="utf-8")
+    options = {
+        "--model": load.folder,
+        "--served-model-name": "model",
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--chat-template": template,
+        "--dtype": found.dtype,
+        "--max-model-len": found.context,
+        "--kv-cache-memory-bytes": throughput.CACHE,
+        "--block-size": 32,
+    }
+    arguments = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager"]
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    log = load.folder.parent / f"{load.name}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                if process.poll() is not None:
+                    raise EngineError(f"the server does not start: {log.read_text()[-2000:]}") from None
+                time.sleep(0.1)
+        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def replay(ranker: Ranker, ways: dict[str, Answer]) -> Row:
+    """The pools of a search of 192 trials, one after the other, by every way; all of them keep a prefix cache."""
+    rng = np.random.default_rng(0)
+    effects = rng.normal(size=(len(SPACE.sizes), max(SPACE.sizes)))
+    tasks: list[Task] = []
+
+    def judge(task: Task) -> np.ndarray:
+        tasks.append(task)
+        return surrogate(task)
+
+    proposals = search(SPACE, 0, judge, {})
+    code = next(proposals)
+    for _ in range(SEARCH - 1):
+        code = proposals.send(float(effects[np.arange(len(SPACE.sizes)), SPACE.indices(code)].sum() + rng.normal() / 9))
+    tasks = [task for task in tasks if len(task.pool) > 1]
+    engine = vllm_engine(ranker)
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    total = computed = 0
+    for _ in range(REPLAYS):
+        for name, answer in ways.items():
+            engine.forget()
+            before = engine.prompt_tokens, engine.computed_tokens
+            started = time.perf_counter()
+            for task in tasks:
+                answer([task])
+            spent[name].append(time.perf_counter() - started)
+            if name == "ours":
+                total, computed = engine.prompt_tokens - before[0], engine.computed_tokens - before[1]
+    seconds = {name: float(np.median(values)) for name, values in spent.items()}
+    return {"what": "search", "pools": len(tasks), "seconds": seconds, "computed_share": computed / total}
+
+
+def first_answer(load: Workload) -> Row:
+    """Seconds from the start of a process to its first answer: ours, and a server's with its client."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", FIRST, load.folder], check=True, capture_output=True)
+    alone = time.perf_counter() - started
+    started = time.perf_counter()
+    with server(load) as (client, _):
+        asked(client, load)(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
+        served = time.perf_counter() - started
+    return {"what": "first answer", "seconds": {"ours": alone, "server": served}}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Medians of one run as ratios, for the README."""
+    text = ""
+    for name in dict.fromkeys(row["workload"] for row in rows):
+        found = [row for row in rows if row["workload"] == name]
+        cells = {}
+        for row in found:
+            if "way" in row:
+                cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
+        text += f"Workload `{name}`, fresh prompts:\n\n| history | pool | batch | pools/s | tokens computed per pool |"
+        text += " time / prefill | grammar / ours | server / ours |\n|" + " --- |" * 8 + "\n"
+        for cell, ways in cells.items():
+            speed = {way: row["pools_per_s"][1] for way, row in ways.items()}
+            text += f"| {' | '.join(map(str, cell))} | {speed['ours']:.1f} | {ways['ours']['tokens_per_pool']:.0f}"
+            text += f" | {ways['ours']['time_of_prefill']:.2f} | {speed['ours'] / speed['grammar']:.1f}"
+            text += f" | {speed['ours'] / speed['server']:.1f} |\n"
+        one = {row["what"]: row for row in found}
+        took = one["search"]["seconds"]
+        text += f"\nA search of {SEARCH} trials, {one['search']['computed_share']:.0%} of the tokens computed; time of"
+        text += f" the server {took['server'] / took['ours']:.1f}, of the grammar {took['grammar'] / took['ours']:.1f},"
+        text += f" of a bare prefill {took['prefill'] / took['ours']:.2f} times ours. First answer of a new process:"
+        first = one["first answer"]["seconds"]
+        text += f" {first['ours']:.0f} s, server and client {first['server']:.0f} s. Peak memory"
+        text += f" {one['process memory']['peak_bytes'] / 2**30:.1f} GiB (all ways of one process), server"
+        text += f" {one['server memory']['peak_bytes'] / 2**30:.1f} GiB.\n\n"
+    return text
+
+
+def peak_memory(process: "subprocess.Popen[bytes]") -> int:
+    """Of a process and its children, in bytes, while they run."""
+    import psutil
+
+    root = psutil.Process(process.pid)
+    return sum(math.ceil(throughput.peak_memory(child.pid)) for child in (root, *root.children(recursive=True)))
+
+
+def _rng(n: int) -> np.random.Generator:
+    return np.random.default_rng(n)
+
+
+if __name__ == "__main__":
+    main()
