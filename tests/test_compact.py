@@ -50,7 +50,7 @@ def test_a_prompt_can_be_read_back() -> None:
 
 
 def test_wide_positions_take_base_16_digits() -> None:
-    ids = digit_ids([300, 17], [0x1AB - 200, 16])
+    [ids] = digit_ids([300, 17], np.array([[0x1AB - 200, 16]])).tolist()
     assert [(i - FIRST_DIGIT) % BASE for i in ids] == [0, 14, 3, 1, 0]
     assert [(i - FIRST_DIGIT) // BASE for i in ids] == [4, 3, 2, 1, 0]
 

@@ -1,5 +1,7 @@
 """Pools larger than one prompt: rounds of groups, one engine call a round, whatever the number of pools."""
 
+import time
+
 import numpy as np
 import pytest
 from scripted import ScriptedEngine
@@ -59,3 +61,19 @@ def test_searching_with_hundreds_of_candidates_and_repeats_refused() -> None:
     assert searcher.ask()[0] > "44"
     with pytest.raises(PromptError, match="once"):
         ranker.rank([Task(SPACE, HISTORY, ["000001"] * 2)])
+
+
+def test_own_work_for_a_pool_of_a_thousand_is_small() -> None:
+    class Indifferent(ScriptedEngine):
+        def log_probs(self, questions):  # type: ignore[no-untyped-def]
+            return [np.zeros(len(question.tokens)) for question in questions]
+
+    codes = SPACE.sample(np.random.default_rng(0), 1200)
+    history = History(tuple(codes[:200]), tuple(range(200)))
+    ranker, spent = Ranker(Indifferent(), CompactCodec()), []
+    for last in range(3):
+        fresh = History(history.codes, (*history.scores[:-1], 1000.0 + last))  # never seen: nothing is cached
+        started = time.thread_time()
+        ranker.rank([Task(SPACE, fresh, codes[200:])])
+        spent.append(time.thread_time() - started)
+    assert min(spent) < 0.1  # the aim is 50 ms; room for slow machines

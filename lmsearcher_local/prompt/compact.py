@@ -7,6 +7,7 @@ its digit and its slot, counted from the end of the code, so that codes of any l
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,31 +36,39 @@ class CompactCodec:
         """Token ids of the prompt, in order of evaluation: a longer history mostly extends the prompt of a shorter."""
         if len(pool) > ALIASES:
             raise PromptError(f"a pool of {len(pool)} candidates is too large for one prompt; at most {ALIASES} fit")
-        kept = shown(history.scores)
-        scores = score_bins([history.scores[i] for i in kept], scale_length(len(kept)))
-        ids = [BOS]
-        for i, score in zip(kept, scores, strict=True):
-            ids += digit_ids(space.sizes, space.indices(history.codes[i]))
-            ids.append(FIRST_SCORE + int(score))
-        for k, code in enumerate(pool):
-            ids += digit_ids(space.sizes, space.indices(code))
-            ids.append(FIRST_ALIAS + k)
-        return [*ids, PICK]
+        aliases = np.arange(FIRST_ALIAS, FIRST_ALIAS + len(pool))
+        return [BOS, *_history_ids(space, history), *_named_ids(space, pool, aliases), PICK]
 
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """The alias of each candidate."""
         return [[FIRST_ALIAS + k] for k in range(len(pool))]
 
 
-def digit_ids(sizes: Sequence[int], indices: Sequence[int]) -> list[int]:
-    """Token ids of a code: one per position, or the base-16 digits of a position with more than 16 options."""
-    digits: list[int] = []
-    for size, index in zip(sizes, indices, strict=True):
-        width = _width(size)
-        digits += [index // BASE**power % BASE for power in reversed(range(width))]
-    if len(digits) > SLOTS:
-        raise PromptError(f"this space takes {len(digits)} code tokens; the bundled checkpoint reads at most {SLOTS}")
-    return [FIRST_DIGIT + (len(digits) - 1 - i) * BASE + digit for i, digit in enumerate(digits)]
+@lru_cache(maxsize=8)  # the groups of a tournament share their history
+def _history_ids(space: SearchSpace, history: History) -> tuple[int, ...]:
+    kept = shown(history.scores)
+    scores = score_bins([history.scores[i] for i in kept], scale_length(len(kept)))
+    return tuple(_named_ids(space, [history.codes[i] for i in kept], FIRST_SCORE + scores))
+
+
+def _named_ids(space: SearchSpace, codes: Sequence[str], names: np.ndarray) -> list[int]:
+    """The digits of each code, and behind them its score or alias."""
+    rows = np.array([space.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), len(space.sizes))
+    ids: list[int] = np.column_stack([digit_ids(space.sizes, rows), names]).ravel().tolist()
+    return ids
+
+
+def digit_ids(sizes: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """Token ids of codes, int64 ``[codes, tokens]``, from option indices ``[codes, positions]``.
+
+    A position takes one token, or where it has more than 16 options its base-16 digits.
+    """
+    powers = [(i, BASE**power) for i, size in enumerate(sizes) for power in reversed(range(_width(size)))]
+    if len(powers) > SLOTS:
+        raise PromptError(f"this space takes {len(powers)} code tokens; the bundled checkpoint reads at most {SLOTS}")
+    positions, divisors = np.array(powers).T
+    slots = np.arange(len(powers))[::-1]
+    return FIRST_DIGIT + slots * BASE + rows[:, positions] // divisors % BASE
 
 
 def scale_length(n: int) -> int:
