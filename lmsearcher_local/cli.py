@@ -3,7 +3,6 @@
 Only click is imported up here: ``--help`` must answer at once.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +29,11 @@ PRESETS = tuple(
     )
 )
 ELSEWHERE = {  # commands with a module of their own, imported when used
+    "bench": "lmsearcher_local.throughput",
     "data": "lmsearcher_local.training.commands",
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
+    "rank": "lmsearcher_local.rank_command",
     "train": "lmsearcher_local.training.commands",
     "trim": "lmsearcher_local.trim",
 }
@@ -221,74 +222,6 @@ def search(
     click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}")
     if result.best is None:
         sys.exit(1)
-
-
-@main.command()
-@space_options
-@click.option(
-    "--history", required=True, type=click.Path(path_type=Path), help="Upstream JSON, or CSV lines code,value."
-)
-@click.option("--pool", required=True, type=click.Path(path_type=Path), help="Candidates: one code a line, or CSV.")
-@click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@model_options
-def rank(
-    space_file: Path | None,
-    preset: str | None,
-    table: str | None,
-    history: Path,
-    pool: Path,
-    direction: str | None,
-    as_json: bool,
-    checkpoint: Path | None,
-    engine: str,
-) -> None:
-    """Rank candidate codes, given what was evaluated so far.
-
-    The probabilities are exact: those with which the model, held to the pool, answers each candidate.
-
-    \b
-    Which of these cells next?
-      lmsearcher-local rank --preset nasbench201 --history runs/mine/historical_results.json --pool pool.txt
-    \b
-    For another program:
-      lmsearcher-local rank space.yaml --history tried.csv --pool pool.txt --json
-    """
-    import numpy as np
-
-    from lmsearcher_local.files import read_history, read_pool
-    from lmsearcher_local.load import load_ranker
-    from lmsearcher_local.ranking import Task
-    from lmsearcher_local.searcher import Searcher
-
-    space, _, measured = chosen_space(space_file, preset, table)
-    values, candidates = read_history(history, space), read_pool(pool, space)
-    with load_ranker(checkpoint, engine) as ranker:
-        known = Searcher(
-            space,
-            ranker,
-            direction="minimize" if (direction or (measured and measured.direction)) == "minimize" else "maximize",
-            pool_size=len(candidates),
-        )
-        for code, value in values:
-            known.tell(code, value)
-        [ranking] = ranker.rank([Task(space, known.history, candidates)])
-    chances = dict(zip(ranking.pool, np.exp(ranking.log_probs).tolist(), strict=True))
-    rows = [
-        {"rank": i, "code": code, "probability": chances[code], "configuration": space.decode(code)}
-        for i, code in enumerate(ranking.order(), 1)
-    ]
-    if as_json:
-        click.echo(json.dumps({"greedy": ranking.greedy, "ranking": rows}, indent=1))
-        return
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid("rank", "code", "probability", "configuration")
-    for row in rows:
-        options = ", ".join(f"{key}={option}" for key, option in space.decode(str(row["code"])).items())
-        grid.add_row(str(row["rank"]), str(row["code"]), f"{row['probability']:.4f}", options)
-    Console().print(grid)
 
 
 def chosen_space(

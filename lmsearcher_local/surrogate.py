@@ -58,7 +58,6 @@ class GaussianProcess:
         self._solved = cho_solve((self._root, True), self._target)
         self._variance = (self._target @ self._solved + 1) / (len(y) + 1)
 
-    @BLAS.wrap(limits=1, user_api="blas")
     def expected_improvement(self, codes: Sequence[str]) -> np.ndarray:
         """How much each code is expected to exceed the best score, in units of the history's normal scores.
 
@@ -67,12 +66,20 @@ class GaussianProcess:
         Returns:
             float64 of shape ``[len(codes)]``, at least 0.
         """
+        mean, deviation = self.posterior(codes)
+        z = (mean - self._target.max()) / deviation
+        return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+
+    @BLAS.wrap(limits=1, user_api="blas")
+    def posterior(self, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``.
+
+        The unit is the history's normal scores; 0 is their mean.
+        """
         new = embed(self._space, self._space.array(codes)).features * self._scales
         cross = _kernel(new, self._known)
         explained = (solve_triangular(self._root, cross.T, lower=True, check_finite=False) ** 2).sum(0)
-        deviation = np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
-        z = (cross @ self._solved - self._target.max()) / deviation
-        return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+        return cross @ self._solved, np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
 
 
 def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:

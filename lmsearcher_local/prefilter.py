@@ -1,0 +1,90 @@
+"""Rank a pool of any size: a Gaussian process keeps the most promising candidates, the model ranks those.
+
+Kept are those of the highest upper confidence bound; ``bench/prefilter.py`` holds it against other scores.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.errors import PromptError
+from lmsearcher_local.ranking import Ranker, Ranking, Task
+from lmsearcher_local.surrogate import GaussianProcess
+
+KEEP = 2000  # candidates that the model ranks
+DEVIATIONS = 2.0  # of the upper confidence bound
+CHUNK = 4096  # candidates scored at a time: bounds the memory, whatever the pool
+BATCH = 32  # questions between two reports of progress
+
+Show = Callable[[str, int, int], None]  # stage, how much of it is done, out of how much
+
+
+def rank_pool(ranker: Ranker, task: Task, show: Show = lambda *_: None) -> Ranking:
+    """Rank a pool of any size in bounded memory.
+
+    The ranking begins with what the model says of the ``KEEP`` most promising candidates, then names the others, most
+    promising first, with probability 0. A pool of at most ``KEEP`` is ranked by the model alone.
+
+    Raises:
+        PromptError: the pool is empty or repeats a candidate, or a prompt is longer than the context.
+        EngineError: the model answered with something that is no probability.
+    """
+    if len(set(task.pool)) < len(task.pool):
+        raise PromptError("a pool holds each candidate once")
+    kept, rest = prefilter(task, KEEP, show)
+    [ranking] = Ranker(_Watched(ranker.engine, show), ranker.codec).rank([task._replace(pool=kept)])
+    log_probs = np.append(ranking.log_probs, np.full(len(rest), -np.inf))
+    return Ranking((*ranking.pool, *rest), log_probs, ranking.greedy)
+
+
+def prefilter(task: Task, keep: int, show: Show = lambda *_: None) -> tuple[list[str], list[str]]:
+    """The ``keep`` most promising candidates in pool order, and the others, most promising first.
+
+    Without a history nothing is promising: what is kept is then a random sample, always the same.
+    """
+    pool = task.pool
+    if len(pool) <= keep:
+        return list(pool), []
+    if len(task.history):
+        order = np.argsort(-promise(task, show), kind="stable")
+    else:
+        sample = np.sort(np.random.default_rng(0).permutation(len(pool))[:keep])
+        order = np.append(sample, np.setdiff1d(np.arange(len(pool)), sample))
+    return [pool[i] for i in np.sort(order[:keep])], [pool[i] for i in order[keep:]]
+
+
+def promise(task: Task, show: Show = lambda *_: None) -> np.ndarray:
+    """The upper confidence bound of each candidate's score, float64 ``[len(pool)]``."""
+    process = GaussianProcess(task.space, task.history)
+    bounds = np.empty(len(task.pool))
+    for start in range(0, len(bounds), CHUNK):
+        mean, deviation = process.posterior(task.pool[start : start + CHUNK])
+        bounds[start : start + CHUNK] = mean + DEVIATIONS * deviation
+        show("prefilter", min(start + CHUNK, len(bounds)), len(bounds))
+    return bounds
+
+
+class _Watched:
+    """An engine that is asked a little at a time, so that a long call shows how far it is."""
+
+    def __init__(self, engine: Engine, show: Show) -> None:
+        self.max_length = engine.max_length
+        self._engine = engine
+        self._show = show
+        self._round = 0
+
+    def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        self._round += 1
+        answers: list[np.ndarray] = []
+        while (start := len(answers)) < len(questions):
+            end = min(start + BATCH, len(questions))
+            while end < len(questions) and questions[end].prefix == questions[end - 1].prefix:
+                end += 1  # questions of one prefix may share a constant, within one call only
+            answers += self._engine.log_probs(questions[start:end])
+            if len(questions) > BATCH:  # else it is over at once
+                self._show(f"model, round {self._round}", len(answers), len(questions))
+        return answers
+
+    def close(self) -> None:
+        """The engine is its owner's."""

@@ -1,0 +1,138 @@
+"""The command ``rank``, thin: what it needs is imported when it runs."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearcher_local.cli import chosen_space, model_options, space_options
+
+if TYPE_CHECKING:
+    from lmsearcher_local.prefilter import Show
+    from lmsearcher_local.ranking import Ranking
+    from lmsearcher_local.space import SearchSpace
+
+ROWS = 20  # of the table on the screen
+
+
+@click.command()
+@space_options
+@click.option(
+    "--history", required=True, type=click.Path(path_type=Path), help="Upstream JSON, or CSV lines code,value."
+)
+@click.option(
+    "--pool",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Candidates: one code a line, or a CSV with a column per parameter.",
+)
+@click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option("--top", type=click.IntRange(min=1), help=f"Rows to print.  [default: {ROWS}; as JSON, all]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@model_options
+def rank(
+    space_file: Path | None,
+    preset: str | None,
+    table: str | None,
+    history: Path,
+    pool: Path,
+    direction: str | None,
+    top: int | None,
+    as_json: bool,
+    checkpoint: Path | None,
+    engine: str,
+) -> None:
+    """Rank candidates, given what was evaluated so far.
+
+    The probabilities are exact: those with which the model, held to the pool, answers each candidate. A pool too large
+    for one prompt is ranked by tournament; of thousands of candidates a Gaussian process first keeps the most
+    promising. Those that did not reach the last prompt follow with probability 0.
+
+    \b
+    Which of these cells next?
+      lmsearcher-local rank --preset nasbench201 --history runs/mine/historical_results.json --pool pool.txt
+    \b
+    The whole ranking of a hundred thousand, for another program:
+      lmsearcher-local rank space.yaml --history tried.csv --pool pool.csv --json > ranking.json
+    """
+    from lmsearcher_local.files import read_history, read_pool
+    from lmsearcher_local.load import load_ranker
+    from lmsearcher_local.prefilter import rank_pool
+    from lmsearcher_local.ranking import Task
+    from lmsearcher_local.searcher import Searcher
+
+    space, _, measured = chosen_space(space_file, preset, table)
+    values, candidates = read_history(history, space), read_pool(pool, space)
+    click.echo(f"{len(candidates):,} candidates; loading the model ...", err=True)
+    with load_ranker(checkpoint, engine) as ranker, progress() as show:
+        known = Searcher(
+            space,
+            ranker,
+            direction="minimize" if (direction or (measured and measured.direction)) == "minimize" else "maximize",
+            pool_size=len(candidates),
+        )
+        for code, value in values:
+            known.tell(code, value)
+        ranking = rank_pool(ranker, Task(space, known.history, candidates), show)
+    if as_json:
+        print_json(space, ranking, top)
+    else:
+        print_table(space, ranking, top or ROWS)
+
+
+def ranked(space: "SearchSpace", ranking: "Ranking") -> Iterator[dict[str, Any]]:
+    """The candidates, best first; made one by one, because there may be hundreds of thousands."""
+    import numpy as np
+
+    order = np.argsort(-ranking.log_probs, kind="stable")
+    for i, (place, chance) in enumerate(zip(order, np.exp(ranking.log_probs[order]).tolist(), strict=True), 1):
+        code = ranking.pool[place]
+        yield {"rank": i, "code": code, "probability": chance, "configuration": space.decode(code)}
+
+
+def print_json(space: "SearchSpace", ranking: "Ranking", top: int | None) -> None:
+    """One object, a candidate a line."""
+    sys.stdout.write(f'{{"greedy": {json.dumps(ranking.greedy)}, "ranking": [')
+    for row in islice(ranked(space, ranking), top):
+        sys.stdout.write(("" if row["rank"] == 1 else ",") + "\n " + json.dumps(row))
+    sys.stdout.write("\n]}\n")
+
+
+def print_table(space: "SearchSpace", ranking: "Ranking", top: int) -> None:
+    """The best candidates, and how many more there are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("rank", "code", "probability", "configuration")
+    for row in islice(ranked(space, ranking), top):
+        options = ", ".join(f"{key}={option}" for key, option in row["configuration"].items())
+        grid.add_row(str(row["rank"]), row["code"], f"{row['probability']:.4f}", options)
+    Console().print(grid)
+    if (more := len(ranking.pool) - top) > 0:
+        click.echo(f"and {more:,} more: --top N prints N of them, --json all")
+
+
+@contextmanager
+def progress() -> "Iterator[Show]":
+    """A bar for each stage that takes a while, on stderr; where that is no terminal, a line at its end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        bars: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = bar.add_task(stage, total=total)
+            bar.update(bars[stage], completed=done)
+            if done == total and not console.is_terminal:
+                click.echo(f"{stage}: {total:,} done", err=True)
+
+        yield show
