@@ -19,11 +19,11 @@ import torch
 from lmsearcher_kernels import reference
 from torch import Tensor
 
-from lmsearcher_local.provenance import provenance
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.engine.transformers import TransformersEngine
 from lmsearcher_local.history import HISTORY_CAP, History
+from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 

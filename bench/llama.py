@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -47,6 +48,6 @@ def write_model(
         },
         dtype=dtype,
     )
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     model.lm_head.weight.data.mul_(20)  # random weights of the usual size answer nearly uniformly
     model.to(dtype).save_pretrained(folder)

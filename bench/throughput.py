@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,9 +38,11 @@ from lmsearcher_local.throughput import SEARCH, SPACE, Answer, Row, fresh_tasks,
 
 LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 69 M parameters, nearly all of them for the vocabulary
 TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
-TRIES = 10  # of the server's client, until an answer is in the pool
+FREE = 20  # questions that count how often a free answer is in the pool
 SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
 REPLAYS = 3
+OTHERS = ("prefill", "grammar", "server", "server, grammar")
+CHECKED = ((20, 10), (100, 10), (20, 100))  # history items and candidates
 FIRST = """
 import sys, numpy as np
 from lmsearcher_local.load import load_ranker
@@ -57,7 +60,7 @@ class Workload(NamedTuple):
     text: Callable[[Task], str]
     template: str
     answers: Callable[[Task], list[str]]
-    trained: bool  # else the first answer of the server counts, whatever it says
+    length: Callable[[Task], int]  # tokens of an answer
 
 
 @click.command(context_settings={"show_default": True})
@@ -99,7 +102,7 @@ def bundled(scratch: Path) -> Workload:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0000"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t0001").save_pretrained(folder)
     codec = load_checkpoint().codec()
 
     def text(task: Task) -> str:
@@ -108,7 +111,7 @@ def bundled(scratch: Path) -> Workload:
     def answers(task: Task) -> list[str]:
         return [f"t{i:04}" for [i] in codec.answers(task.space, task.pool)]
 
-    return Workload("bundled", folder, text, "{{ messages[0]['content'] }}", answers, True)
+    return Workload("bundled", folder, text, "{{ messages[0]['content'] }}", answers, lambda _: 1)
 
 
 def random_llama(scratch: Path) -> Workload:
@@ -117,10 +120,18 @@ def random_llama(scratch: Path) -> Workload:
     folder.mkdir()
     llama.write_tokenizer(folder)
     llama.write_model(folder, layers=LAYERS, hidden=HIDDEN)
-    profile = load_checkpoint(folder).profile
+    found = load_checkpoint(folder)
+    profile, codec = found.profile, found.codec()
     before, after = TEMPLATES[profile.template].format(date=profile.date, message="\0").split("\0")
     template = f"{{{{ {before!r} + messages[0]['content'] + {after!r} }}}}"
-    return Workload("llama", folder, lambda task: message(task.history, task.pool), template, lambda t: [*t.pool], False)
+
+    def text(task: Task) -> str:
+        return message(task.history, task.pool, profile.score_digits)
+
+    def length(task: Task) -> int:
+        return 1 + max(map(len, codec.answers(task.space, task.pool)))  # and the end
+
+    return Workload("llama", folder, text, template, lambda task: list(task.pool), length)
 
 
 def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> Iterator[Row]:
@@ -128,11 +139,15 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
     with load_ranker(load.folder, cache_bytes=throughput.CACHE) as ranker:
         with load_ranker(load.folder, "transformers") as reference:
             yield check(ranker, reference, load)
-        with server(load) as (client, process):
+        with server(load) as (client, process, forget):
             ways = {"ours": ours(ranker), "prefill": prefill(ranker)}
-            ways |= {"grammar": grammar(ranker, load), "server": asked(client, load)}
-            yield from measure(ranker, ways, cells, repeats)
-            yield replay(ranker, ways)
+            ways |= {"grammar": grammar(ranker, load)}
+            ways |= {"server": asked(client, load, False), "server, grammar": asked(client, load, True)}
+            tasks = fresh_tasks(np.random.default_rng(1), FREE, 100, 10)
+            valid = sum(request(client, load, task, False) in load.answers(task) for task in tasks)
+            yield {"what": "free answers", "asked": len(tasks), "in_pool": valid}
+            yield from measure(ranker, ways, cells, repeats, forget)
+            yield replay(ranker, ways, forget)
             yield {"what": "server memory", "peak_bytes": peak_memory(process)}
     yield {"what": "process memory", "peak_bytes": throughput.peak_memory()}
     yield first_answer(load)
@@ -144,7 +159,7 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
     Raises:
         EngineError: they do not.
     """
-    tasks = [task for n, pool in ((20, 10), (100, 10), (20, 100)) for task in fresh_tasks(_rng(n), 8, n, pool)]
+    tasks = [task for n, pool in CHECKED for task in fresh_tasks(np.random.default_rng(n), 8, n, pool)]
     rankings = ranker.rank(tasks)
     apart = 0.0
     for one, other in zip(rankings, reference.rank(tasks), strict=True):
@@ -155,8 +170,8 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
     comparable = 0
     for task, ranking, (text, tokens) in zip(tasks, rankings, chosen, strict=True):
         code = task.pool[load.answers(task).index(text)]
-        [path] = ranker.codec.answers(task.space, [code]) if not load.trained else [tokens]
-        if tokens[: len(path)] == path:
+        path = ranker.codec.answers(task.space, task.pool)[task.pool.index(code)]
+        if tokens[: len(path)] == path:  # a grammar may spell a code in other tokens
             comparable += 1
             if ranking.greedy != code:
                 raise EngineError(f"the grammar answers {code}, ours is {ranking.greedy}")
@@ -174,39 +189,42 @@ def grammar(ranker: Ranker, load: Workload) -> Answer:
     return answer
 
 
-def asked(client: Any, load: Workload) -> Answer:
-    """The published loop, with its defects mended: one chat request after the other, again until it is in the pool."""
-    codec = load_checkpoint(load.folder).codec()
+def request(client: Any, load: Workload, task: Task, constrained: bool) -> str:
+    """The published way to ask: one chat request, in free form or held to the pool by the server's grammar."""
+    possible = load.answers(task)
+    reply = client.chat.completions.create(
+        model="model",
+        messages=[{"role": "system", "content": load.text(task)}],
+        max_tokens=max(map(len, possible)) + 1 if constrained else load.length(task),  # a grammar may take more tokens
+        temperature=0,
+        extra_body={"structured_outputs": {"choice": possible}} if constrained else None,
+    )
+    return str(reply.choices[0].message.content).strip()
+
+
+def asked(client: Any, load: Workload, constrained: bool) -> Answer:
+    """One request after the other. A free answer counts, in the pool or not: asking again would add to its time."""
 
     def answer(tasks: Sequence[Task]) -> int:
         for task in tasks[:SERVED]:
-            possible = load.answers(task)
-            length = 1 + max(map(len, codec.answers(task.space, task.pool))) if not load.trained else 1
-            for attempt in range(TRIES):
-                reply = client.chat.completions.create(
-                    model="model",
-                    messages=[{"role": "system", "content": load.text(task)}],
-                    max_tokens=length,
-                    temperature=float(attempt > 0),  # the greedy answer would be the same again
-                )
-                if reply.choices[0].message.content.strip() in possible or not load.trained:
-                    break
-            else:
-                raise EngineError(f"the server found no answer in {TRIES} tries")
+            text = request(client, load, task, constrained)
+            if constrained and text not in load.answers(task):
+                raise EngineError(f"the server's grammar answered {text!r}")
         return min(len(tasks), SERVED)
 
     return answer
 
 
 @contextmanager
-def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
-    """vLLM's OpenAI server on the loopback, with our engine's settings, and a client of it."""
+def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes], Callable[[], object]]]:
+    """vLLM's OpenAI server on the loopback, with our engine's settings: a client, the process, emptying its cache."""
     from openai import OpenAI
 
     found = load_checkpoint(load.folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
     template = load.folder / "template.jinja"
     template.write_text(load.template, encoding="utf-8")
     options = {
@@ -222,27 +240,29 @@ def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
     }
     arguments = [str(word) for option in options.items() for word in option]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager"]
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}  # for /reset_...
     log = load.folder.parent / f"{load.name}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
     try:
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                urllib.request.urlopen(f"{url}/health", timeout=5)
                 break
             except OSError:
                 if process.poll() is not None:
                     raise EngineError(f"the server does not start: {log.read_text()[-2000:]}") from None
                 time.sleep(0.1)
-        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), process
+        empty = urllib.request.Request(f"{url}/reset_prefix_cache", method="POST")
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        yield client, process, partial(urllib.request.urlopen, empty)
     finally:
         process.terminate()
         process.wait()
 
 
-def replay(ranker: Ranker, ways: dict[str, Answer]) -> Row:
-    """The pools of a search of 192 trials, one after the other, by every way; all of them keep a prefix cache."""
+def replay(ranker: Ranker, ways: dict[str, Answer], forget: Callable[[], object]) -> Row:
+    """The pools of a search of 192 trials, one after the other, by every way from an empty prefix cache on."""
     rng = np.random.default_rng(0)
     effects = rng.normal(size=(len(SPACE.sizes), max(SPACE.sizes)))
     tasks: list[Task] = []
@@ -262,6 +282,7 @@ def replay(ranker: Ranker, ways: dict[str, Answer]) -> Row:
     for _ in range(REPLAYS):
         for name, answer in ways.items():
             engine.forget()
+            forget()
             before = engine.prompt_tokens, engine.computed_tokens
             started = time.perf_counter()
             for task in tasks:
@@ -279,8 +300,8 @@ def first_answer(load: Workload) -> Row:
     subprocess.run([sys.executable, "-c", FIRST, load.folder], check=True, capture_output=True)
     alone = time.perf_counter() - started
     started = time.perf_counter()
-    with server(load) as (client, _):
-        asked(client, load)(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
+    with server(load) as (client, *_):
+        asked(client, load, True)(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
         served = time.perf_counter() - started
     return {"what": "first answer", "seconds": {"ours": alone, "server": served}}
 
@@ -290,39 +311,34 @@ def markdown(rows: Sequence[Row]) -> str:
     text = ""
     for name in dict.fromkeys(row["workload"] for row in rows):
         found = [row for row in rows if row["workload"] == name]
-        cells = {}
+        cells: dict[tuple[int, int, int], dict[str, Row]] = {}
         for row in found:
             if "way" in row:
                 cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
-        text += f"Workload `{name}`, fresh prompts:\n\n| history | pool | batch | pools/s | tokens computed per pool |"
-        text += " time / prefill | grammar / ours | server / ours |\n|" + " --- |" * 8 + "\n"
+        text += f"`{name}`, fresh prompts; other ways' time per pool in units of ours:\n\n"
+        text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 9}\n"
         for cell, ways in cells.items():
-            speed = {way: row["pools_per_s"][1] for way, row in ways.items()}
-            text += f"| {' | '.join(map(str, cell))} | {speed['ours']:.1f} | {ways['ours']['tokens_per_pool']:.0f}"
-            text += f" | {ways['ours']['time_of_prefill']:.2f} | {speed['ours'] / speed['grammar']:.1f}"
-            text += f" | {speed['ours'] / speed['server']:.1f} |\n"
+            rate = {way: row["pools_per_s"][1] for way, row in ways.items()}
+            numbers = [f"{ways['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]
+            numbers += [f"{rate['ours'] / rate[other]:.2f}" for other in OTHERS]
+            text += f"| {' | '.join([*map(str, cell), *numbers])} |\n"
         one = {row["what"]: row for row in found}
-        took = one["search"]["seconds"]
-        text += f"\nA search of {SEARCH} trials, {one['search']['computed_share']:.0%} of the tokens computed; time of"
-        text += f" the server {took['server'] / took['ours']:.1f}, of the grammar {took['grammar'] / took['ours']:.1f},"
-        text += f" of a bare prefill {took['prefill'] / took['ours']:.2f} times ours. First answer of a new process:"
-        first = one["first answer"]["seconds"]
-        text += f" {first['ours']:.0f} s, server and client {first['server']:.0f} s. Peak memory"
-        text += f" {one['process memory']['peak_bytes'] / 2**30:.1f} GiB (all ways of one process), server"
-        text += f" {one['server memory']['peak_bytes'] / 2**30:.1f} GiB.\n\n"
+        took, first, share = one["search"]["seconds"], one["first answer"]["seconds"], one["search"]["computed_share"]
+        ratios = ", ".join(f"{other} {took[other] / took['ours']:.2f}" for other in OTHERS)
+        text += f"\nA search of {SEARCH} trials ({share:.0%} of the prompts' tokens computed): {ratios}.\n"
+        text += f"First answer of a new process: ours {first['ours']:.0f} s, server {first['server']:.0f} s.\n"
+        text += f"Peak memory: this process {one['process memory']['peak_bytes'] / 2**30:.1f} GiB, server "
+        text += f"{one['server memory']['peak_bytes'] / 2**30:.1f} GiB.\n"
+        text += f"Free answers in the pool: {one['free answers']['in_pool']} of {one['free answers']['asked']}.\n\n"
     return text
 
 
 def peak_memory(process: "subprocess.Popen[bytes]") -> int:
     """Of a process and its children, in bytes, while they run."""
-    import psutil
+    import psutil  # comes with vLLM
 
     root = psutil.Process(process.pid)
     return sum(math.ceil(throughput.peak_memory(child.pid)) for child in (root, *root.children(recursive=True)))
-
-
-def _rng(n: int) -> np.random.Generator:
-    return np.random.default_rng(n)
 
 
 if __name__ == "__main__":

@@ -107,11 +107,16 @@ def prefill(ranker: Ranker) -> Answer:
 
 
 def measure(
-    ranker: Ranker, ways: Mapping[str, Answer], cells: Sequence[tuple[int, int, int]], repeats: int
+    ranker: Ranker,
+    ways: Mapping[str, Answer],
+    cells: Sequence[tuple[int, int, int]],
+    repeats: int,
+    forget: Callable[[], object] = lambda: None,
 ) -> Iterator[Row]:
     """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
 
-    In a repeat every way gets the same fresh tasks in turn and starts with an empty prefix cache.
+    In a repeat every way gets the same fresh tasks in turn and starts with an empty prefix cache; ``forget`` empties
+    one that is not the ranker's.
     """
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
@@ -122,6 +127,7 @@ def measure(
             tasks = fresh_tasks(rng, batch, history, pool)
             for name, answer in ways.items():
                 engine.forget()
+                forget()
                 before, started = engine.computed_tokens, time.perf_counter()
                 answered = answer(tasks)
                 if repeat:  # the first one warms up

@@ -1,0 +1,58 @@
+"""The throughput benchmark on the bundled checkpoint and real vLLM: what it counts, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lmsearcher_local.cli import main
+from lmsearcher_local.engine.base import Question
+from lmsearcher_local.errors import EngineError
+from lmsearcher_local.load import load_ranker
+from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.throughput import fresh_tasks, ours, vllm_engine
+
+
+def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "folder" / "rows.jsonl"
+    cell = ["--batch", "2", "--history", "5", "--pool", "4", "--repeats", "2"]
+    done = CliRunner().invoke(main, ["bench", *cell, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "history   5, pool    4, batch   2: ours" in done.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(row["versions"]["python"] and row["device"] and row["processor"] for row in rows)
+    by_way = {row["way"]: row for row in rows if "way" in row}
+    prompt = 1 + 5 * 11 + 4 * 11 + 1
+    assert {way: row["tokens_per_pool"] for way, row in by_way.items()} == {"ours": prompt, "prefill": prompt}
+    assert by_way["prefill"]["time_of_prefill"] == pytest.approx(1)
+    [search] = [row for row in rows if row["what"] == "search"]
+    assert search["trials"] == 192
+    assert 0 < search["computed_share"] <= 0.15
+
+
+def test_tokens_of_the_prefix_cache_are_not_counted_as_computed() -> None:
+    with load_ranker() as ranker:
+        engine = vllm_engine(ranker)
+        [task] = fresh_tasks(np.random.default_rng(0), 1, 50, 10)
+        length = len(ranker.codec.prompt(*task))
+        for computed in (length, length % 32, length):  # only full blocks of 32 tokens are kept
+            before = engine.prompt_tokens, engine.computed_tokens
+            ranker.rank([task])
+            assert (engine.prompt_tokens - before[0], engine.computed_tokens - before[1]) == (length, computed)
+            if computed != length:
+                engine.forget()
+
+
+def test_answers_without_probability_are_no_answers() -> None:
+    class Hopeful:
+        max_length = 10_000
+
+        def log_probs(self, questions: list[Question]) -> list[np.ndarray]:
+            return [np.full(len(tokens), np.nan) for _, tokens in questions]
+
+        def close(self) -> None: ...
+
+    with load_ranker(engine="transformers") as ranker, pytest.raises(EngineError):
+        ours(Ranker(Hopeful(), ranker.codec))(fresh_tasks(np.random.default_rng(0), 1, 5, 4))
