@@ -84,26 +84,53 @@ class GaussianProcess:
 
 def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:
     """The features of option indices ``[n, positions]``, such that half a squared distance of 1 means one change."""
-    positions = len(space.sizes)
-    columns: list[np.ndarray] = []
+    places, groups, prior = _layout(space)
+    features = np.zeros((len(rows), len(groups)))
+    every = np.arange(len(rows))
+    for i, place in enumerate(places):
+        features[every, place.first + rows[:, i]] = 1
+        if place.ordered:
+            features[:, place.first + place.size] = np.sqrt(2) * rows[:, i] / (place.size - 1)
+    if _counted(space):
+        first = len(groups) - places[0].size
+        for place in places:
+            features[:, first:] += features[:, place.first : place.first + place.size]
+        features[:, first:] /= np.sqrt(len(places))
+    return Embedding(features, groups, prior)
+
+
+class Place(NamedTuple):
+    """Where the features of one position begin: one for each of its ``size`` options, one more if they are numbers."""
+
+    first: int
+    size: int
+    ordered: bool
+
+
+@lru_cache(maxsize=64)
+def _layout(space: SearchSpace) -> tuple[list[Place], np.ndarray, np.ndarray]:
+    """The features of each position, and of an :class:`Embedding` its ``groups`` and ``prior``."""
+    places: list[Place] = []
     groups: list[int] = []
     prior: list[float] = []
-    for i, options in enumerate(space.options):
+    for options in space.options:
         numbers = all(isinstance(o, (int, float)) and not isinstance(o, bool) for o in options)
         ordered = len(options) > 2 and numbers and list(options) == sorted(options)  # type: ignore[type-var]
+        places.append(Place(len(groups), len(options), ordered))
         groups += [len(prior)] * len(options)
-        prior.append((ORDERED_ONE_HOT if ordered else ONE_HOT) / positions)
-        columns.append(np.eye(len(options))[rows[:, i]])
+        prior.append((ORDERED_ONE_HOT if ordered else ONE_HOT) / len(space.sizes))
         if ordered:
             groups.append(len(prior))
             prior.append(ORDERED)
-            columns.append(np.sqrt(2) * rows[:, i : i + 1] / (len(options) - 1))
-    if positions > 1 and len(set(space.options)) == 1:
+    if _counted(space):
         groups += [len(prior)] * len(space.options[0])
         prior.append(COUNTS)
-        counts = (rows[:, :, None] == np.arange(len(space.options[0]))).sum(1)
-        columns.append(counts / np.sqrt(positions))
-    return Embedding(np.concatenate(columns, axis=1), np.array(groups), np.array(prior))
+    return places, np.array(groups), np.array(prior)
+
+
+def _counted(space: SearchSpace) -> bool:
+    """Whether all positions offer the same options, so that it means something how often each of them occurs."""
+    return len(space.options) > 1 and len(set(space.options)) == 1
 
 
 @lru_cache(maxsize=256)
@@ -140,5 +167,8 @@ def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``exp(-|a - b|^2 / 2)`` for all pairs."""
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.exp(-np.maximum(squared, 0) / 2)
+    exponent = a @ b.T
+    exponent -= (a**2).sum(1)[:, None] / 2
+    exponent -= (b**2).sum(1) / 2
+    np.minimum(exponent, 0, out=exponent)
+    return np.exp(exponent, out=exponent)
