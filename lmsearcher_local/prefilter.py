@@ -4,11 +4,13 @@ Kept are those of the highest upper confidence bound; ``bench/prefilter.py`` hol
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 
 from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.errors import PromptError
+from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.ranking import Ranker, Ranking, Task
 from lmsearcher_local.surrogate import GaussianProcess
 
@@ -33,7 +35,11 @@ def rank_pool(ranker: Ranker, task: Task, show: Show = lambda *_: None) -> Ranki
     if len(set(task.pool)) < len(task.pool):
         raise PromptError("a pool holds each candidate once")
     kept, rest = prefilter(task, KEEP, show)
-    [ranking] = Ranker(_Watched(ranker.engine, show), ranker.codec).rank([task._replace(pool=kept)])
+    task = task._replace(pool=kept)
+    codec = copy(ranker.codec)
+    while codec.max_pool > codec.group and _length(codec, task) > ranker.engine.max_length:
+        codec.max_pool = max(codec.group, codec.max_pool // 2)  # long codes: the last prompt holds fewer
+    [ranking] = Ranker(_Watched(ranker.engine, show), codec).rank([task])
     log_probs = np.append(ranking.log_probs, np.full(len(rest), -np.inf))
     return Ranking((*ranking.pool, *rest), log_probs, ranking.greedy)
 
@@ -63,6 +69,12 @@ def promise(task: Task, show: Show = lambda *_: None) -> np.ndarray:
         bounds[start : start + CHUNK] = mean + DEVIATIONS * deviation
         show("prefilter", min(start + CHUNK, len(bounds)), len(bounds))
     return bounds
+
+
+def _length(codec: Codec, task: Task) -> int:
+    """Tokens of a prompt with as many candidates as the codec takes, and of an answer."""
+    pool = task.pool[: codec.max_pool]
+    return len(codec.prompt(task.space, task.history, pool)) + max(map(len, codec.answers(task.space, pool)), default=0)
 
 
 class _Watched:

@@ -74,7 +74,7 @@ def rank(
             space,
             ranker,
             direction="minimize" if (direction or (measured and measured.direction)) == "minimize" else "maximize",
-            pool_size=len(candidates),
+            pool_size=min(len(candidates), ranker.codec.group),  # what is checked to fit; more may not
         )
         for code, value in values:
             known.tell(code, value)

@@ -1,0 +1,154 @@
+"""Recall of the prefilter: is the best candidate of a whole table among those kept?
+
+``python -m bench.prefilter --tables report --out runs/prefilter.jsonl``. A pool is every unseen code of a table, behind
+a history of codes drawn uniformly or of a search (our pools, the surrogate's own pick). Found is the best candidate, or
+one that equals it. Beside the score that the prefilter uses stand others of the same Gaussian process, the mean of the
+nearest evaluated codes, and chance.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from lmsearcher_kernels import hamming_topk
+
+from bench.rankers import search, surrogate
+from bench.tables import FAMILIES, GROUPS, problem
+from lmsearcher_local.history import History, normal_scores
+from lmsearcher_local.prefilter import KEEP, promise
+from lmsearcher_local.provenance import provenance
+from lmsearcher_local.ranking import Task
+from lmsearcher_local.surrogate import GaussianProcess
+
+KINDS = ("uniform", "search")
+SIZES = (5, 20, 100)  # histories
+KEPT = (128, 500, 1000, KEEP)
+NEAREST, SCALE = 32, 0.5  # codes that a mean is taken over; how fast their weight falls with the distance
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--tables", type=click.Choice(sorted(GROUPS)), default="dev", help="The report tables only to report.")
+@click.option("--seeds", type=click.IntRange(1), default=20, help="Histories per table, size and kind.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the rows, as JSON lines.")
+def main(tables: str, seeds: int, out: Path) -> None:
+    """Measure which score keeps the best candidate of a table."""
+    rows: list[dict[str, Any]] = []
+    about = {"tables": tables, **provenance()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as file:
+        for name in GROUPS[tables]:
+            for seed in range(seeds):
+                for kind in KINDS:
+                    for row in measure(name, kind, seed):
+                        rows.append(row)
+                        file.write(json.dumps(row | about) + "\n")
+            click.echo(f"{name} is done", err=True)
+    click.echo(markdown(rows))
+
+
+def measure(name: str, kind: str, seed: int) -> Iterator[dict[str, Any]]:
+    """For each size of history and each score the place of the best candidate, 0 the first."""
+    codes = trail(name, kind, seed, max(SIZES))
+    found = problem(name)
+    for n in SIZES:
+        history = History(tuple(codes[:n]), tuple(found.scores[code] for code in codes[:n]))
+        seen = set(history.codes)
+        pool = [code for code in found.scores if code not in seen]
+        values = np.array([found.scores[code] for code in pool])
+        best = np.flatnonzero(values == values.max())
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(pool))  # so that among equal scores a table's order does not matter
+        task = Task(found.space, history, [pool[i] for i in order])
+        for method, score in SCORES.items():
+            started = time.perf_counter()
+            scores = np.empty(len(pool))
+            scores[order] = rng.random(len(pool)) if score is None else score(task)
+            seconds = time.perf_counter() - started
+            ranks = np.empty(len(pool), dtype=np.int64)
+            ranks[order[np.argsort(-scores[order], kind="stable")]] = np.arange(len(pool))
+            about = {"table": name, "kind": kind, "history": n, "seed": seed, "method": method, "pool": len(pool)}
+            yield about | {"place": int(ranks[best].min()), "seconds": round(seconds, 4)}
+
+
+def trail(name: str, kind: str, seed: int, n: int) -> list[str]:
+    """Evaluated codes, in order; always the same."""
+    found = problem(name)
+    if kind == "uniform":
+        return found.space.sample(np.random.default_rng((7, seed)), n)
+
+    def searched() -> Iterator[str]:
+        proposals = search(found.space, seed, surrogate, {})
+        code = next(proposals)
+        while True:
+            yield code
+            code = proposals.send(found.scores[code])
+
+    return list(islice(searched(), n))
+
+
+def improvement(task: Task) -> np.ndarray:
+    """Expected improvement."""
+    return GaussianProcess(task.space, task.history).expected_improvement(task.pool)
+
+
+def bound(deviations: float, task: Task) -> np.ndarray:
+    """Mean and some deviations of the Gaussian process."""
+    mean, deviation = GaussianProcess(task.space, task.history).posterior(task.pool)
+    return mean + deviations * deviation
+
+
+def nearest(task: Task) -> np.ndarray:
+    """Mean of the nearest evaluated codes' normal scores, weighed by their distance."""
+    candidates, codes = (
+        torch.from_numpy(task.space.array(codes).astype(np.uint8)) for codes in (task.pool, task.history.codes)
+    )
+    distances, indices = (t.numpy() for t in hamming_topk(candidates, codes, min(NEAREST, len(codes))))
+    weights = np.exp(-distances / SCALE)
+    known = normal_scores(np.array(task.history.scores), len(task.history))
+    mean: np.ndarray = (weights * known[indices]).sum(1) / weights.sum(1)
+    return mean
+
+
+SCORES: dict[str, Callable[[Task], np.ndarray] | None] = {
+    "upper bound (shipped)": promise,
+    "mean + 1 deviation": partial(bound, 1.0),
+    "mean": partial(bound, 0.0),
+    "expected improvement": improvement,
+    "nearest codes": nearest,
+    "chance": None,
+}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Recall by how many are kept, a table per family, history and method; means over tables and seeds."""
+    seeds = 1 + max(row["seed"] for row in rows)
+    lines = [
+        f"Recall of the best candidate when {' / '.join(map(str, KEPT))} are kept; {seeds} histories per table.",
+        "",
+        "| tables | history | score | uniform | search | s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for prefix, family in FAMILIES.items():
+        ours = [row for row in rows if row["table"].startswith(f"{prefix}-")]
+        tables = len({row["table"] for row in ours})
+        for n in SIZES if ours else ():
+            for method in SCORES:
+                same = [row for row in ours if (row["history"], row["method"]) == (n, method)]
+                cells = []
+                for kind in KINDS:
+                    places = np.array([row["place"] for row in same if row["kind"] == kind])
+                    cells.append(" / ".join(f"{np.mean(places < keep):.2f}" for keep in KEPT))
+                seconds = float(np.median([row["seconds"] for row in same]))
+                lines.append(f"| {family} ({tables}) | {n} | {method} | {' | '.join(cells)} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
