@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner, Result
@@ -16,7 +17,9 @@ from scripted import scripted_ranker
 
 from lmsearcher_local import checkpoint, load
 from lmsearcher_local.cli import main
+from lmsearcher_local.files import read_pool
 from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import JOURNAL, RESULTS
 
 SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
@@ -162,6 +165,27 @@ def test_rank(loaded: list[str]) -> None:
         assert f"{row['probability']:.4f}" in shown
 
 
+def test_rank_of_thousands_given_by_name(loaded: list[str]) -> None:
+    space = SearchSpace({f"op{i}": ["a", "b", "c", "d", "e"] for i in range(6)})
+    Path("space.yaml").write_text("".join(f"{name}: [a, b, c, d, e]\n" for name in space.names))
+    codes = space.sample(np.random.default_rng(0), 2550)
+    Path("tried.csv").write_text("".join(f"{code},{int(code) % 97}\n" for code in codes[:50]))
+    rows = [",".join(map(str, reversed(space.decode(code).values()))) for code in codes[50:]]
+    Path("pool.csv").write_text("\n".join([",".join(reversed(space.names)), *rows]) + "\n")
+    command = ("rank", "space.yaml", "--history", "tried.csv", "--pool", "pool.csv")
+    result = call(*command, "--json")
+    assert result.stderr.splitlines()[1:] == ["prefilter: 2,500 done", "model, round 1: 125 done"]
+    ranking = json.loads(result.stdout)["ranking"]
+    assert sorted(row["code"] for row in ranking) == sorted(codes[50:])
+    assert [row["rank"] for row in ranking] == [*range(1, 2501)]
+    assert all(space.encode(row["configuration"]) == row["code"] for row in ranking[:50])
+    assert json.loads(call(*command, "--json", "--top", "3").stdout)["ranking"] == ranking[:3]
+    shown = call(*command).stdout
+    assert ranking[19]["code"] in shown
+    assert ranking[20]["code"] not in shown
+    assert "\nand 2,480 more: " in shown
+
+
 @pytest.mark.parametrize(
     ("files", "arguments", "message"),
     [
@@ -239,7 +263,26 @@ def test_bad_rank(loaded: list[str]) -> None:
     assert "cannot read none.txt: No such file" in refused(*rank, "none.txt")
     Path("pool.txt").write_text("201\n201\n")
     assert "pool.txt: line 2: 201 is listed twice" in refused(*rank, "pool.txt")
+    Path("pool.csv").write_text("lr,rank\n0.1,4\n")
+    assert "pool.csv: line 1: there is no column name; the columns are lr, rank" in refused(*rank, "pool.csv")
+    Path("pool.csv").write_text("lr,rank,name\n0.1,4,a\n0.2,4,a\n")
+    assert "pool.csv: line 3: lr has no option '0.2'; allowed: 0.1, 0.01" in refused(*rank, "pool.csv")
+    Path("pool.csv").write_text("lr,rank,name\n0.1,4\n")
+    assert "pool.csv: line 2: 2 cells under 3 column names" in refused(*rank, "pool.csv")
+    Path("pool.csv").write_text("lr,rank,name\n0.1,4,a\n1e-1,4.0,a\n")
+    assert "pool.csv: line 3: 000 is listed twice" in refused(*rank, "pool.csv")
     assert loaded == []
+
+
+def test_configurations_as_others_write_them(tmp_path: Path) -> None:
+    space = SearchSpace({"on": [False, True], "lr": [0.001, 0.1], "kind": [None, "a b", "x,y"], "n": [4, 8]})
+    pool = tmp_path / "pool.csv"
+    pool.write_text(
+        '\ufeffid, n ,kind,lr,on\n1,4,"x,y",1e-3,True\n\n2,8.0,,0.10,FALSE\n3,8,a b,.1,1\n4,4,null,0.1,false\n'
+    )
+    assert read_pool(pool, space) == ["1020", "0101", "1111", "0100"]
+    pool.write_text("code,lr\n1020,0.001\n")
+    assert read_pool(pool, space) == ["1020"]
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("search", "--help"), ("rank", "-h"), ()])
