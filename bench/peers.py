@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def smac3(space: SearchSpace, seed: int) -> Search:
             deterministic=True,
             n_trials=TRIALS,
             seed=seed,
-            output_directory=folder,
+            output_directory=Path(folder),
         )
         smac = HyperparameterOptimizationFacade(
             scenario, lambda configuration, seed: 0.0, overwrite=True, logging_level=logging.ERROR

@@ -9,7 +9,7 @@ import numpy as np
 from bench.peers import Search
 from bench.tables import Problem
 from lmsearcher_local.history import History
-from lmsearcher_local.ranking import Ranker, Ranking, Task
+from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import GaussianProcess
@@ -32,6 +32,12 @@ class JudgeRanker(Ranker):
             rankings.append(Ranking(tuple(task.pool), -1000.0 * places, task.pool[int(np.argmin(places))]))
         return rankings
 
+    def pick(
+        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
+    ) -> list[Pick]:
+        """What the judge likes best."""
+        return [Pick(ranking.greedy, 0.0) for ranking in self.rank(tasks)]
+
     def check(self, *_: object) -> None:
         """Every space fits."""
 
@@ -44,12 +50,18 @@ class ShuffledScores(Ranker):
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
         """Rank behind shuffled histories."""
-        shuffled = []
-        for space, history, pool in tasks:
-            order = _rng(history.codes).permutation(len(history))
-            scores = tuple(history.scores[i] for i in order)
-            shuffled.append(Task(space, History(history.codes, scores), pool))
-        return super().rank(shuffled, temperature)
+        return super().rank([*map(_shuffled, tasks)], temperature)
+
+    def pick(
+        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
+    ) -> list[Pick]:
+        """Answer behind shuffled histories."""
+        return super().pick([*map(_shuffled, tasks)], rngs, temperature)
+
+
+def _shuffled(task: Task) -> Task:
+    order = _rng(task.history.codes).permutation(len(task.history))
+    return task._replace(history=History(task.history.codes, tuple(task.history.scores[i] for i in order)))
 
 
 def perfect(problem: Problem) -> Judge:

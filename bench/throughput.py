@@ -34,14 +34,25 @@ from lmsearcher_local.load import load_ranker
 from lmsearcher_local.prompt.compact import VOCABULARY
 from lmsearcher_local.prompt.text import TEMPLATES, message
 from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.throughput import SEARCH, SPACE, Answer, Row, fresh_tasks, measure, ours, prefill, vllm_engine
+from lmsearcher_local.throughput import (
+    SEARCH,
+    SPACE,
+    Answer,
+    Row,
+    fresh_tasks,
+    measure,
+    picks,
+    prefill,
+    rankings,
+    vllm_engine,
+)
 
 LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 69 M parameters, nearly all of them for the vocabulary
 TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
 FREE = 20  # questions that count how often a free answer is in the pool
 SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
 REPLAYS = 3
-OTHERS = ("prefill", "grammar", "server", "server, grammar")
+OTHERS = ("whole ranking", "prefill", "grammar", "server", "server, grammar")
 CHECKED = ((20, 10), (100, 10), (20, 100))  # history items and candidates
 FIRST = """
 import sys, numpy as np
@@ -140,7 +151,7 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
         with load_ranker(load.folder, "transformers") as reference:
             yield check(ranker, reference, load)
         with server(load) as (client, process, forget):
-            ways = {"ours": ours(ranker), "prefill": prefill(ranker)}
+            ways = {"ours": picks(ranker), "whole ranking": rankings(ranker), "prefill": prefill(ranker)}
             ways |= {"grammar": grammar(ranker, load)}
             ways |= {"server": asked(client, load, False), "server, grammar": asked(client, load, True)}
             tasks = fresh_tasks(np.random.default_rng(1), FREE, 100, 10)
@@ -316,7 +327,7 @@ def markdown(rows: Sequence[Row]) -> str:
             if "way" in row:
                 cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
         text += f"`{name}`, fresh prompts; other ways' time per pool in units of ours:\n\n"
-        text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 9}\n"
+        text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 10}\n"
         for cell, ways in cells.items():
             rate = {way: row["pools_per_s"][1] for way, row in ways.items()}
             numbers = [f"{ways['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]

@@ -12,7 +12,7 @@ from lmsearcher_local.errors import EngineError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trie import TokenTrie
+from lmsearcher_local.trie import Branch, TokenTrie, log_softmax
 
 
 class Task(NamedTuple):
@@ -38,9 +38,12 @@ class Ranking:
         """The pool, likeliest first; equal probabilities stay in pool order."""
         return [self.pool[i] for i in np.argsort(-self.log_probs, kind="stable")]
 
-    def sample(self, rng: np.random.Generator) -> str:
-        """One candidate, drawn as constrained sampling would draw it."""
-        return self.pool[int(rng.choice(len(self.pool), p=np.exp(self.log_probs)))]
+
+class Pick(NamedTuple):
+    """One candidate that constrained decoding answered, and the log-probability with which it does."""
+
+    code: str
+    log_prob: float
 
 
 class Ranker:
@@ -61,6 +64,43 @@ class Ranker:
             PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.
             EngineError: the model answered with something that is no probability.
         """
+        finals, lost = self._finals(tasks, temperature)
+        return [
+            Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
+            for ranking, rest in zip(self._rank(finals, temperature), lost, strict=True)
+        ]
+
+    def pick(
+        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
+    ) -> list[Pick]:
+        """One answer to each task's pool, as constrained decoding gives it.
+
+        Asks along the way of that answer alone, one engine call a branch, where :meth:`rank` asks about every branch.
+
+        Args:
+            rngs: one for each task, for a temperature above 0.
+            temperature: 0 answers greedily, with probabilities at a temperature of 1.
+
+        Raises:
+            PromptError, EngineError: as :meth:`rank` does.
+        """
+        finals, _ = self._finals(tasks, temperature or 1.0)
+        tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in finals]
+        prompts = [self._prompt(*pair) if pair[1].branches else [] for pair in zip(finals, tries, strict=True)]
+        left = [tuple(range(trie.size)) for trie in tries]
+        log_probs = [0.0] * len(finals)
+        while going := [i for i, leaves in enumerate(left) if len(leaves) > 1]:
+            branches = [tries[i].branch_of(left[i]) for i in going]
+            answers = self._ask([(prompts[i], branch) for i, branch in zip(going, branches, strict=True)])
+            for i, branch, values in zip(going, branches, answers, strict=True):
+                chances = log_softmax(values / (temperature or 1.0))
+                child = int(rngs[i].choice(len(chances), p=np.exp(chances)) if temperature else np.argmax(chances))
+                left[i] = branch.leaves[child]
+                log_probs[i] += float(chances[child])
+        return [Pick(task.pool[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)]
+
+    def _finals(self, tasks: Sequence[Task], temperature: float) -> tuple[list[Task], list[list[str]]]:
+        """The tasks with pools that one prompt holds, and for each the candidates that a tournament left behind."""
         for task in tasks:
             if len(set(task.pool)) < len(task.pool):
                 raise PromptError("a pool holds each candidate once")
@@ -75,40 +115,50 @@ class Ranker:
                 going_on = set(kept)
                 lost[i] = [code for code in _by_turns(orders) if code not in going_on] + lost[i]
                 running[i] = running[i]._replace(pool=kept)
-        return [
-            Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
-            for ranking, rest in zip(self._rank(running, temperature), lost, strict=True)
-        ]
+        return running, lost
 
     def _rank(self, tasks: Sequence[Task], temperature: float) -> list[Ranking]:
-        tries, questions = [], []
-        for space, history, pool in tasks:
-            trie = TokenTrie(self.codec.answers(space, pool))
-            tries.append(trie)
-            if not trie.branches:
-                continue  # a pool of one: nothing to ask
-            prompt = self.codec.prompt(space, history, pool)
-            longest = len(prompt) + max(len(branch.path) for branch in trie.branches)
-            if longest > self.engine.max_length:
-                raise PromptError(
-                    f"{len(history)} trials and {len(pool)} candidates make a prompt of {longest} tokens;"
-                    f" this checkpoint reads {self.engine.max_length}"
-                )
-            for branch in trie.branches:
-                for start in range(0, len(branch.tokens), MAX_TOKENS):
-                    questions.append(Question([*prompt, *branch.path], branch.tokens[start : start + MAX_TOKENS]))
-        replies = iter(self.engine.log_probs(questions) if questions else [])
+        """Rank pools that one prompt holds."""
+        tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in tasks]
+        asked = []
+        for task, trie in zip(tasks, tries, strict=True):
+            if trie.branches:  # else a pool of one: nothing to ask
+                prompt = self._prompt(task, trie)
+                asked += [(prompt, branch) for branch in trie.branches]
+        replies = iter(self._ask(asked))
         rankings = []
-        for (_, _, pool), trie in zip(tasks, tries, strict=True):
-            answers = []
-            for branch in trie.branches:
-                parts = [next(replies) for _ in range(0, len(branch.tokens), MAX_TOKENS)]
-                answers.append(np.concatenate(parts))
-                if len(answers[-1]) != len(branch.tokens):
-                    raise EngineError(f"the engine answered {len(answers[-1])} of {len(branch.tokens)} tokens")
-            greedy = pool[trie.greedy(answers)]
-            rankings.append(Ranking(tuple(pool), trie.log_probs(answers, temperature), greedy))
+        for task, trie in zip(tasks, tries, strict=True):
+            answers = [next(replies) for _ in trie.branches]
+            greedy = task.pool[trie.greedy(answers)]
+            rankings.append(Ranking(tuple(task.pool), trie.log_probs(answers, temperature), greedy))
         return rankings
+
+    def _prompt(self, task: Task, trie: TokenTrie) -> list[int]:
+        """The task's prompt, which leaves room for the answers."""
+        prompt = self.codec.prompt(*task)
+        longest = len(prompt) + max(len(branch.path) for branch in trie.branches)
+        if longest > self.engine.max_length:
+            raise PromptError(
+                f"{len(task.history)} trials and {len(task.pool)} candidates make a prompt of {longest} tokens;"
+                f" this checkpoint reads {self.engine.max_length}"
+            )
+        return prompt
+
+    def _ask(self, branches: Sequence[tuple[list[int], Branch]]) -> list[np.ndarray]:
+        """For each branch behind its prompt the log-probabilities of its tokens, from one engine call."""
+        questions = [
+            Question([*prompt, *branch.path], branch.tokens[start : start + MAX_TOKENS])
+            for prompt, branch in branches
+            for start in range(0, len(branch.tokens), MAX_TOKENS)
+        ]
+        replies = iter(self.engine.log_probs(questions) if questions else [])
+        answers = []
+        for _, branch in branches:
+            values = np.concatenate([next(replies) for _ in range(0, len(branch.tokens), MAX_TOKENS)])
+            if len(values) != len(branch.tokens):
+                raise EngineError(f"the engine answered {len(values)} of {len(branch.tokens)} tokens")
+            answers.append(values)
+        return answers
 
     def check(self, space: SearchSpace, pool_size: int) -> None:
         """Make sure that a full history and a pool of this space fit the checkpoint, before a search starts.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from lmsearcher_local.errors import HistoryError, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
-from lmsearcher_local.ranking import Ranker, Ranking, Task
+from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.space import SearchSpace
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
@@ -93,13 +92,12 @@ class Searcher:
                 raise SpaceExhausted(f"all {len(known)} valid configurations of the space are evaluated or under way")
             yield Task(self.space, history, pool), rng
 
-    def _picks(self, rankings: Iterable[Ranking], generators: Iterable[np.random.Generator]) -> list[str]:
+    def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
         """The codes that the model's answers come to; from now on they are under way."""
         codes: list[str] = []
-        for ranking, rng in zip(rankings, generators, strict=True):
-            answer = ranking.sample(rng) if self.temperature else ranking.greedy
-            # Pools of one call may overlap: a code that is taken yields to the next of its ranking, then to any other.
-            free = [code for code in (answer, *ranking.order()) if code not in codes]
+        for pick, task, rng in picks:
+            # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
+            free = [code for code in (pick.code, *task.pool) if code not in codes]
             codes += free[:1] or self.space.sample(rng, 1, {*self._values, *self._closed, *codes})
         self._closed.update(codes)
         return codes
@@ -165,8 +163,8 @@ def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:
     asked = [list(searcher._pools(n)) for searcher in searchers]
     ranker, temperature = searchers[0].ranker, searchers[0].temperature
     tasks = [task for pools in asked for task, _ in pools]
-    rankings = iter(ranker.rank(tasks, temperature or 1.0))
+    picks = iter(ranker.pick(tasks, [rng for pools in asked for _, rng in pools], temperature))
     return [
-        searcher._picks(islice(rankings, n), [rng for _, rng in pools])
+        searcher._free((next(picks), task, rng) for task, rng in pools)
         for searcher, pools in zip(searchers, asked, strict=True)
     ]

@@ -37,6 +37,7 @@ class TokenTrie:
             raise PromptError("a pool needs at least one candidate")
         self.size = len(answers)
         self.branches: list[Branch] = []
+        self._branch_of: dict[tuple[int, ...], Branch] = {}
         pending: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), tuple(range(self.size)))]
         while pending:  # not recursion: a code may be hundreds of tokens long
             path, leaves = pending.pop()
@@ -51,6 +52,7 @@ class TokenTrie:
             below = tuple(tuple(group) for group in children.values())
             if len(children) > 1:
                 self.branches.append(Branch(path, tuple(children), below))
+                self._branch_of[leaves] = self.branches[-1]
             pending += [((*path, token), group) for token, group in zip(children, below, strict=True)]
 
     def log_probs(self, answers: Sequence[np.ndarray], temperature: float = 1.0) -> np.ndarray:
@@ -67,6 +69,10 @@ class TokenTrie:
             for leaves, value in zip(branch.leaves, log_softmax(values / temperature), strict=True):
                 total[list(leaves)] += value
         return total
+
+    def branch_of(self, leaves: tuple[int, ...]) -> Branch:
+        """The branch that tells these leaves apart: all of them, or several that one token of a branch leads to."""
+        return self._branch_of[leaves]
 
     def greedy(self, answers: Sequence[np.ndarray]) -> int:
         """The leaf that greedy constrained decoding returns: the likeliest token at each node on the way."""

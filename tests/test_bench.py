@@ -165,11 +165,11 @@ def test_lockstep_goes_on_after_an_interruption_as_if_there_had_been_none(
     calls = []
 
     class Counted(Ranker):
-        def rank(self, tasks, temperature=1.0):  # type: ignore[no-untyped-def]
+        def pick(self, tasks, rngs=(), temperature=0):  # type: ignore[no-untyped-def]
             calls.append(len(tasks))
             if len(calls) == failing:
                 raise EngineError("out of memory")
-            return super().rank(tasks, temperature)
+            return super().pick(tasks, rngs, temperature)
 
     @contextmanager
     def load(*_: object, cache_bytes: int) -> Iterator[Ranker]:

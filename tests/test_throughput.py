@@ -1,6 +1,7 @@
 """The throughput benchmark on the bundled checkpoint and real vLLM: what it counts, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.load import load_ranker
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.throughput import fresh_tasks, ours, vllm_engine
+from lmsearcher_local.throughput import Answer, fresh_tasks, picks, rankings, vllm_engine
 
 
 def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
@@ -20,12 +21,14 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
     cell = ["--batch", "2", "--history", "5", "--pool", "4", "--repeats", "2"]
     done = CliRunner().invoke(main, ["bench", *cell, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert "history   5, pool    4, batch   2: ours" in done.output
+    assert "history   5, pool    4, batch   2: pick" in done.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(row["versions"]["python"] and row["device"] and row["processor"] for row in rows)
     by_way = {row["way"]: row for row in rows if "way" in row}
     prompt = 1 + 5 * 11 + 4 * 11 + 1
-    assert {way: row["tokens_per_pool"] for way, row in by_way.items()} == {"ours": prompt, "prefill": prompt}
+    assert {way: row["tokens_per_pool"] for way, row in by_way.items()} == dict.fromkeys(
+        ("pick", "ranking", "prefill"), prompt
+    )
     assert by_way["prefill"]["time_of_prefill"] == pytest.approx(1)
     [search] = [row for row in rows if row["what"] == "search"]
     assert search["trials"] == 192
@@ -45,7 +48,8 @@ def test_tokens_of_the_prefix_cache_are_not_counted_as_computed() -> None:
                 engine.forget()
 
 
-def test_answers_without_probability_are_no_answers() -> None:
+@pytest.mark.parametrize("way", [picks, rankings])
+def test_answers_without_probability_are_no_answers(way: Callable[[Ranker], Answer]) -> None:
     class Hopeful:
         max_length = 10_000
 
@@ -55,4 +59,4 @@ def test_answers_without_probability_are_no_answers() -> None:
         def close(self) -> None: ...
 
     with load_ranker(engine="transformers") as ranker, pytest.raises(EngineError):
-        ours(Ranker(Hopeful(), ranker.codec))(fresh_tasks(np.random.default_rng(0), 1, 5, 4))
+        way(Ranker(Hopeful(), ranker.codec))(fresh_tasks(np.random.default_rng(0), 1, 5, 4))
