@@ -1,19 +1,37 @@
 """LMSearcherSampler: the searcher as an Optuna sampler; the study's storage is its only memory."""
 
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import count
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.searcher import Searcher, ask_together
+from lmsearcher_local.space import Configuration, Option, SearchSpace
 
+LISTED = 32  # an integer or stepped parameter with at most so many values has an option for each
+BINS = 16  # other numbers are cut into so many; one of 16 options is one token of the bundled checkpoint
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
+CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
+ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
+
+
+class Group(NamedTuple):
+    """Parameters that always occur together, and the searcher of the space that they make."""
+
+    kinds: dict[str, BaseDistribution]
+    searcher: Searcher
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -22,15 +40,26 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 class LMSearcherSampler(BaseSampler):
-    """Samples from a fixed search space as the model picks.
+    """Samples as the model picks, from a fixed search space or from whatever the objective suggests.
 
-    What it proposes depends on the seed and on the trials in the storage only: completed ones are shown to the model,
-    failed, pruned and running ones are never proposed again, and those marked ``killed`` count as never started, so
-    that a resumed study proposes the same configuration once more.
+    What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
+    whoever sampled them, and pruned ones with their last intermediate value. Those without a finite value (failed,
+    running, enqueued) or infeasible are not shown, and not proposed again either. Trials marked ``killed`` count as
+    never started, so that a resumed study proposes the same configuration once more.
+
+    Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
+    searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
+    A categorical choice is an option, and so is every value of an integer or stepped parameter with at most ``LISTED``
+    of them; other numbers are cut into ``BINS`` bins, the model picks the bin and the value within is random. A group
+    that is used up goes on with the best of three codes drawn from the evaluated ones.
+
+    Threads and processes that share a study do not get the same code of a group, as long as it lasts. What is random
+    because no trial has completed yet may coincide.
 
     Args:
-        space: what to search; ``trial.suggest_categorical`` must name its parameters and their options.
-        ranker, seed, policy, pool_size, temperature: as in ``Searcher``.
+        ranker: the model.
+        space: what to search, if fixed; ``trial.suggest_categorical`` must name its parameters and their options.
+        seed, policy, pool_size, temperature: as in ``Searcher``.
 
     Raises:
         PromptError: the space does not fit the checkpoint.
@@ -38,63 +67,259 @@ class LMSearcherSampler(BaseSampler):
 
     def __init__(
         self,
-        space: SearchSpace,
         ranker: Ranker,
         *,
+        space: SearchSpace | None = None,
         seed: int = 0,
         policy: str = "surrogate",
         pool_size: int = 10,
         temperature: float = 0.0,
     ) -> None:
-        self._searcher = Searcher(
-            space, ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
-        )  # made once, because it checks that the space fits the checkpoint; refilled for every trial
-        self._distributions = distributions(space)
-        self._lock = Lock()  # Optuna's n_jobs are threads
+        self._seed = seed
+        self._searcher = partial(
+            Searcher, ranker=ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
+        )
+        searcher = self._searcher(space or SearchSpace([2]))  # at once, because it checks its arguments
+        self._fixed = None if space is None else Group(distributions(space), searcher)
+        self._groups: list[Group] = []  # those of the last trial: mostly the next one's, too
+        self._lock = Lock()  # Optuna's n_jobs are threads, and an engine is for one at a time
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return self._distributions
+        """The fixed space, or every parameter that a trial has shown and that has more than one value."""
+        found = [self._fixed.kinds] if self._fixed else decompose(study.get_trials(deepcopy=False))
+        return {name: kind for kinds in found for name, kind in kinds.items()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The configuration to evaluate next; see ``propose``."""
-        return self.propose(study, trial.number)
-
-    def propose(self, study: Study, number: int | None = None) -> Configuration:
-        """The configuration to evaluate next, in the trial of that number where the storage holds it already.
+        """A value for each parameter, from one engine call for all of their groups.
 
         Raises:
-            StudyError: the study has a completed trial from outside the space.
             ValueError: the study has several objectives.
+            PromptError: a group does not fit the checkpoint.
+            SpaceExhausted: every configuration of the fixed space is evaluated, failed or being evaluated.
+        """
+        self._raise_error_if_multi_objective(study)
+        if not search_space:
+            return {}
+        with self._lock:
+            for attempt in count():
+                rng = np.random.default_rng([self._seed, trial.number])
+                groups, known = self._told(study, trial.number, attempt)
+                codes = self._asked(groups, known, rng)
+                values: dict[str, Any] = {}
+                for group, code in zip(groups, codes, strict=True):
+                    values |= drawn(group, code, rng)
+                # A wrapper such as PartialFixedSampler leaves out of the search space what it decides itself.
+                values = {name: value for name, value in values.items() if name in search_space}
+                study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
+                # Of processes that picked the same at the same time, the last to write sees it, and picks again.
+                others = _others(study, trial.number)
+                if not any(
+                    code in dict(encoded(group, others))
+                    for group, code, before in zip(groups, codes, known, strict=True)
+                    if code not in before
+                ):
+                    break
+            return values
+
+    def propose(self, study: Study) -> Configuration:
+        """The configuration of the fixed space to evaluate next, for a loop that stores whole trials itself.
+
+        Raises:
+            ValueError: the study has several objectives, or the sampler has no fixed space.
             SpaceExhausted: every valid configuration is evaluated, failed or being evaluated.
         """
         self._raise_error_if_multi_objective(study)
-        searcher = self._searcher
+        if self._fixed is None:
+            raise ValueError("without a fixed space, configurations are proposed to trials of a study only")
         with self._lock:
-            searcher.clear()
-            searcher.direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
-            for trial in study.get_trials(deepcopy=False):
-                if trial.number == number or KILLED in trial.user_attrs:
-                    continue
-                if trial.params.keys() == self._distributions.keys():
-                    code = searcher.space.encode(trial.params)
-                    if trial.state == TrialState.COMPLETE and trial.value is not None:
-                        searcher.tell(code, trial.value)
-                    else:
-                        searcher.close(code)
-                elif trial.state == TrialState.COMPLETE:
-                    raise StudyError(f"trial {trial.number} of this study is not of the sampler's search space")
-            return searcher.space.decode(searcher.ask()[0])
+            self._told(study)
+            return self._fixed.searcher.space.decode(self._fixed.searcher.ask()[0])
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Nothing is sampled on its own: the parameters of a code belong together.
+        """A random value, for a parameter that no trial has shown yet or that has another range now.
 
         Raises:
-            StudyError: always.
+            ValueError: the study has several objectives.
+            StudyError: the space is fixed. Nothing is sampled on its own there: a code's parameters belong together.
         """
-        allowed = ", ".join(self._distributions)
-        raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
+        self._raise_error_if_multi_objective(study)
+        if self._fixed:
+            allowed = ", ".join(self._fixed.kinds)
+            raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
+        random = RandomSampler(seed=crc32(f"{self._seed} {trial.number} {param_name}".encode()))
+        return random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _told(self, study: Study, number: int | None = None, attempt: int = 0) -> tuple[list[Group], list[set[str]]]:
+        """The groups, whose searchers know all trials but the one of that number, and the codes they know."""
+        trials = _others(study, number)
+        groups = [self._fixed] if self._fixed else [self._group(kinds) for kinds in decompose(trials)]
+        self._groups = groups
+        known = []
+        for group in groups:
+            searcher = group.searcher
+            # Groups do not draw the same numbers, and neither do processes after they picked the same.
+            own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
+            searcher.seed = self._seed + own + attempt * (1 + (number or 0))
+            searcher.direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+            searcher.clear()
+            codes = encoded(group, trials)
+            for code, trial in codes:
+                value = _value(trial)
+                if value is None:
+                    searcher.close(code)
+                else:
+                    searcher.tell(code, value)
+            known.append({code for code, _ in codes})
+        return groups, known
+
+    def _asked(self, groups: Sequence[Group], known: Sequence[set[str]], rng: np.random.Generator) -> list[str]:
+        """A code for each group."""
+        if self._fixed:
+            return self._fixed.searcher.ask()
+        left = [len(codes) < group.searcher.space.size for group, codes in zip(groups, known, strict=True)]
+        searchers = [group.searcher for group in groups]
+        fresh = [searcher for searcher, more in zip(searchers, left, strict=True) if more]
+        asked = iter(ask_together(fresh) if fresh else [])
+        return [
+            next(asked)[0] if more else again(searcher, rng) for searcher, more in zip(searchers, left, strict=True)
+        ]
+
+    def _group(self, kinds: dict[str, BaseDistribution]) -> Group:
+        for group in self._groups:
+            if group.kinds == kinds:
+                return group
+        return Group(kinds, self._searcher(SearchSpace({name: options(kind) for name, kind in kinds.items()})))
+
+
+def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]]:
+    """Parameters of completed and pruned trials, those that occur in the same trials together, sorted by name.
+
+    This is Optuna's group decomposition. Parameters with one possible value are left out, as nothing is to be chosen;
+    one whose range changes has the latest.
+    """
+    latest: dict[str, BaseDistribution] = {}
+    occurrences: dict[str, list[int]] = {}
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            for name, kind in trial.distributions.items():
+                latest[name] = kind
+                occurrences.setdefault(name, []).append(trial.number)
+    groups: dict[tuple[int, ...], dict[str, BaseDistribution]] = {}
+    for name in sorted(latest):
+        if not latest[name].single():
+            groups.setdefault(tuple(occurrences[name]), {})[name] = latest[name]
+    return list(groups.values())
+
+
+def options(kind: BaseDistribution) -> list[Option]:
+    """What a search space lists for a parameter: choices, values, or the lower ends of bins."""
+    if isinstance(kind, CategoricalDistribution) and not all(isinstance(c, Option) and c == c for c in kind.choices):
+        return [str(i) for i in range(len(kind.choices))]  # a space takes no tuples, for example
+    return [_from_units(kind, edge) for edge in _edges(kind)[:-1]]
+
+
+def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
+    """The trials that have a configuration of the group, and its code; of unfinished ones what they are going to be."""
+    found = []
+    edges = {name: _edges(kind) for name, kind in group.kinds.items()}
+    space = group.searcher.space
+    for trial in trials:
+        values = trial.params
+        if not trial.state.is_finished():
+            values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
+        if not group.kinds.keys() <= values.keys():
+            continue
+        try:
+            units = [_to_units(kind, values[name]) for name, kind in group.kinds.items()]
+        except ValueError:  # from another range
+            continue
+        places = zip(units, edges.values(), strict=True)
+        code = space.code([min(bisect_right(cuts, unit), len(cuts) - 1) - 1 for unit, cuts in places])
+        if space.valid is None or code in space:
+            found.append((code, trial))
+    return found
+
+
+def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Values that the code stands for; within a bin they are random."""
+    values = {}
+    for (name, kind), index in zip(group.kinds.items(), group.searcher.space.indices(code), strict=True):
+        low, high = _edges(kind)[index : index + 2]
+        if not isinstance(kind, FloatDistribution) or kind.step is not None:
+            unit = float(rng.integers(int(low), int(high)))
+        elif kind.log:
+            unit = math.exp(rng.uniform(math.log(low), math.log(high)))
+        else:
+            unit = rng.uniform(low, high)
+        values[name] = _from_units(kind, min(max(unit, low), math.nextafter(high, low)))
+    return values
+
+
+def again(searcher: Searcher, rng: np.random.Generator) -> str:
+    """A code of a space that is used up: the best of three evaluated ones, which may be the same."""
+    history = searcher.history
+    if not history.codes:
+        return searcher.space.sample(rng, 1)[0]
+    return history.codes[max(rng.integers(len(history), size=3).tolist(), key=lambda i: history.scores[i])]
+
+
+def _edges(kind: BaseDistribution) -> list[float]:
+    """Where the options of a parameter begin, and where the last one ends, in units."""
+    if isinstance(kind, CategoricalDistribution):
+        return list(range(len(kind.choices) + 1))
+    assert isinstance(kind, (FloatDistribution, IntDistribution))
+    if kind.step is None:
+        spaced = np.geomspace if kind.log else np.linspace
+        return [kind.low, *spaced(kind.low, kind.high, BINS + 1)[1:-1].tolist(), kind.high]
+    size = round((kind.high - kind.low) / kind.step) + 1
+    if size <= LISTED:
+        return list(range(size + 1))
+    cuts = np.geomspace(kind.low, kind.low + size, BINS + 1) - kind.low if kind.log else np.linspace(0, size, BINS + 1)
+    return np.unique(np.rint(cuts)).tolist()  # near 1, bins of a logarithmic scale hold no integer
+
+
+def _to_units(kind: BaseDistribution, value: Any) -> float:
+    """A value as a number: itself, where it can be any; otherwise its place among the possible ones.
+
+    Raises:
+        ValueError: it is not of this distribution.
+    """
+    number = kind.to_internal_repr(value)
+    if isinstance(kind, CategoricalDistribution):
+        return number
+    assert isinstance(kind, (FloatDistribution, IntDistribution))
+    if not kind.low <= number <= kind.high:
+        raise ValueError
+    return number if kind.step is None else round((number - kind.low) / kind.step)
+
+
+def _from_units(kind: BaseDistribution, unit: float) -> Any:
+    if isinstance(kind, CategoricalDistribution):
+        return kind.choices[int(unit)]
+    if isinstance(kind, IntDistribution):
+        return kind.low + int(unit) * kind.step
+    assert isinstance(kind, FloatDistribution)
+    return unit if kind.step is None else min(kind.low + int(unit) * kind.step, kind.high)
+
+
+def _others(study: Study, number: int | None) -> list[FrozenTrial]:
+    """The trials that count, but the one of that number."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
+
+
+def _value(trial: FrozenTrial) -> float | None:
+    """What the model is shown of a trial, if anything."""
+    if any(violation > 0 for violation in trial.constraints.values()):
+        return None
+    if trial.state == TrialState.COMPLETE:
+        value = trial.value
+    elif trial.state == TrialState.PRUNED and trial.last_step is not None:
+        value = trial.intermediate_values[trial.last_step]
+    else:
+        return None
+    return value if value is not None and math.isfinite(value) else None

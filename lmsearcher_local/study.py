@@ -128,7 +128,7 @@ class Search:
         """
         plan = self._plan
         sampler = LMSearcherSampler(
-            plan.space, ranker, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
+            ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
         study = self._started()
         wanted = distributions(plan.space)

@@ -15,7 +15,7 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.files import read_history, read_pool, write_history
 from lmsearcher_local.objective import FunctionObjective
-from lmsearcher_local.optuna import LMSearcherSampler, distributions
+from lmsearcher_local.optuna import distributions
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.study import JOURNAL, RESULTS, Plan, Result, Trial, open_search, run
@@ -258,42 +258,6 @@ def test_a_model_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(LMSearcherError, match="this checkpoint reads 10"):
         run(score, SPACE, ranker, out=tmp_path)
     search(tmp_path, 6)
-
-
-def test_the_sampler_in_an_ordinary_optuna_study(tmp_path: Path) -> None:
-    sampler = LMSearcherSampler(SPACE, scripted_ranker(), seed=3)
-    study = optuna.create_study(sampler=sampler, direction="maximize")
-
-    def objective(trial: optuna.Trial) -> float:
-        return score({name: trial.suggest_categorical(name, options) for name, options in SPACE.describe().items()})
-
-    study.optimize(objective, n_trials=15)
-    assert [SPACE.encode(trial.params) for trial in study.trials] == codes(search(tmp_path, 15, seed=3))
-    others = [study.ask(distributions(SPACE)) for _ in range(4)]  # running ones are not proposed to others
-    assert len({SPACE.encode(trial.params) for trial in [*study.trials]}) == 19
-    assert [trial.number for trial in others] == [15, 16, 17, 18]
-    with pytest.raises(StudyError, match="'e' with these options is not in the sampler's search space of a, b, c, d"):
-        study.ask().suggest_categorical("e", [1, 2])
-
-
-def test_the_sampler_runs_in_threads() -> None:
-    study = optuna.create_study(sampler=LMSearcherSampler(SPACE, scripted_ranker()), direction="maximize")
-    study.optimize(
-        lambda trial: score({k: trial.suggest_categorical(k, v) for k, v in SPACE.describe().items()}),
-        n_trials=40,
-        n_jobs=4,
-    )
-    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
-
-
-def test_the_sampler_refuses_what_it_cannot_read() -> None:
-    sampler = LMSearcherSampler(SPACE, scripted_ranker())
-    study = optuna.create_study(sampler=sampler)
-    study.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StudyError, match="trial 0 of this study is not of the sampler's search space"):
-        study.ask(distributions(SPACE))
-    with pytest.raises(ValueError, match="multi-objective"):
-        optuna.create_study(sampler=sampler, directions=["maximize"] * 2).ask(distributions(SPACE))
 
 
 def test_history_files_round_trip(tmp_path: Path) -> None:
