@@ -28,6 +28,7 @@ import numpy as np
 from bench import llama
 from bench.rankers import search, surrogate
 from lmsearcher_local import throughput
+from lmsearcher_local.bench_command import BATCHES, HISTORIES, POOLS
 from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.load import load_ranker
@@ -76,9 +77,9 @@ class Workload(NamedTuple):
 
 @click.command(context_settings={"show_default": True})
 @click.option("--workload", type=click.Choice(["bundled", "llama"]), multiple=True, default=("bundled", "llama"))
-@click.option("--batch", type=click.IntRange(1), multiple=True, default=throughput.BATCHES)
-@click.option("--history", type=click.IntRange(0, 200), multiple=True, default=throughput.HISTORIES)
-@click.option("--pool", type=click.IntRange(2, 128), multiple=True, default=throughput.POOLS)
+@click.option("--batch", type=click.IntRange(1), multiple=True, default=BATCHES)
+@click.option("--history", type=click.IntRange(0, 200), multiple=True, default=HISTORIES)
+@click.option("--pool", type=click.IntRange(2, 128), multiple=True, default=POOLS)
 @click.option("--repeats", type=click.IntRange(2), default=3)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
 def main(

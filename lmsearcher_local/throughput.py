@@ -3,16 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.history import HISTORY_CAP, History
-from lmsearcher_local.load import load_ranker
+from lmsearcher_local.history import History
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.searcher import Searcher
@@ -24,52 +21,10 @@ if TYPE_CHECKING:
 SPACE = SearchSpace([5] * 10)
 SEARCH = 192  # trials of a search (published protocol)
 CACHE = 1 << 30  # bytes of keys and values, at least: the longest prompts of a large batch
-BATCHES, HISTORIES, POOLS = (1, 8, 32, 128), (20, 100, HISTORY_CAP), (10, 100)
 
 Row = dict[str, Any]
 Answer = Callable[[Sequence[Task]], int]
 """A way to answer pools: how many of them it answered, counted from the first."""
-
-
-@click.command(context_settings={"show_default": True})
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
-@click.option("--batch", type=click.IntRange(1), multiple=True, default=BATCHES, help="Pools in one engine call.")
-@click.option(
-    "--history", type=click.IntRange(0, HISTORY_CAP), multiple=True, default=HISTORIES, help="Evaluated trials shown."
-)
-@click.option("--pool", type=click.IntRange(2, 1000), multiple=True, default=POOLS, help="Candidates in a pool.")
-@click.option("--repeats", type=click.IntRange(2), default=3, help="Of every measurement, with fresh prompts each.")
-@click.option("--out", type=click.Path(path_type=Path), help="File of the rows, as JSON lines.")
-def bench(
-    checkpoint: Path | None,
-    batch: Sequence[int],
-    history: Sequence[int],
-    pool: Sequence[int],
-    repeats: int,
-    out: Path | None,
-) -> None:
-    """Measure how many pools a second the model ranks here.
-
-    `pick` answers each pool, as a search asks; `ranking` gives every candidate its probability; `prefill` is the least
-    that vLLM can do with the same prompts, one token without any constraint. The last lines are a search of 192 trials,
-    where most of a prompt is the one before.
-    """
-    started = time.perf_counter()
-    rows: list[Row] = []
-    with load_ranker(checkpoint, cache_bytes=CACHE) as ranker:
-        loaded = time.perf_counter() - started
-        ranker.rank(fresh_tasks(np.random.default_rng(0), 1, 0, 10))
-        rows.append({"what": "start", "load_s": loaded, "first_answer_s": time.perf_counter() - started})
-        ways = {"pick": picks(ranker), "ranking": rankings(ranker), "prefill": prefill(ranker)}
-        for row in measure(ranker, ways, list(product(history, pool, batch)), repeats):
-            click.echo(line(row))
-            rows.append(row)
-        rows.append(search(ranker))
-        rows.append({"what": "memory", "peak_bytes": peak_memory()})
-    for row in (rows[0], *rows[-2:]):
-        click.echo(line(row))
-    if out:
-        write(out, rows)
 
 
 def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -> list[Task]:
