@@ -29,11 +29,12 @@ PRESETS = tuple(
     )
 )
 ELSEWHERE = {  # commands with a module of their own, imported when used
-    "bench": "lmsearcher_local.throughput",
+    "bench": "lmsearcher_local.bench_command",
     "data": "lmsearcher_local.training.commands",
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
     "rank": "lmsearcher_local.rank_command",
+    "report": "lmsearcher_local.report",
     "train": "lmsearcher_local.training.commands",
     "trim": "lmsearcher_local.trim",
 }

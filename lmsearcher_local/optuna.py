@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from lmsearcher_local.calibration import Choice
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
@@ -136,6 +137,11 @@ class LMSearcherSampler(BaseSampler):
         with self._lock:
             self._told(study)
             return self._fixed.searcher.space.decode(self._fixed.searcher.ask()[0])
+
+    @property
+    def choice(self) -> Choice | None:
+        """What the model picked for the last ``propose``, where it was asked."""
+        return next(iter(self._fixed.searcher.choices), None) if self._fixed else None
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

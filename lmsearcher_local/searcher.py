@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lmsearcher_local.calibration import Choice
 from lmsearcher_local.errors import HistoryError, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
@@ -65,6 +66,7 @@ class Searcher:
         self._policy = POLICIES[policy]
         self._values: dict[str, list[float]] = {}  # in order of first evaluation
         self._closed: set[str] = set()  # asked and not yet told, or failed: never proposed again
+        self.choices: list[Choice] = []  # those codes of the last ask that the model picked, and out of what
 
     def ask(self, n: int = 1) -> list[str]:
         """The next ``n`` codes to evaluate, distinct, never evaluated before; all of them from one engine call.
@@ -95,10 +97,13 @@ class Searcher:
     def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
         """The codes that the model's answers come to; from now on they are under way."""
         codes: list[str] = []
+        self.choices = []
         for pick, task, rng in picks:
             # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
             free = [code for code in (pick.code, *task.pool) if code not in codes]
             codes += free[:1] or self.space.sample(rng, 1, {*self._values, *self._closed, *codes})
+            if len(task.pool) > 1 and codes[-1] == pick.code:
+                self.choices.append(Choice(pick.code, tuple(task.pool), math.exp(pick.log_prob)))
         self._closed.update(codes)
         return codes
 

@@ -16,17 +16,20 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceExhausted, StudyError
 from lmsearcher_local.files import write_history
 from lmsearcher_local.objective import Function, FunctionObjective, Objective, ObjectiveFailed
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
+from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import INITIAL, Direction
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.stored import JOURNAL
 
-JOURNAL = "study.journal"
 RESULTS = "historical_results.json"
 PLAN = "lmsearcher"  # study user attribute: what was searched, and how
+RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 REASON = "reason"  # trial user attribute: why there is no value
 WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
@@ -133,6 +136,11 @@ class Search:
         study = self._started()
         wanted = distributions(plan.space)
         result = self._keep(study, on_trial)
+        runs, tokens = [*study.user_attrs.get(RUNS, [])], _tokens(ranker)
+        if result.evaluated < trials:
+            run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, **provenance()}
+            runs.append(run)
+            study.set_user_attr(RUNS, runs)  # now, because a kill may end it
         try:
             while result.evaluated < trials:
                 try:
@@ -140,7 +148,14 @@ class Search:
                 except SpaceExhausted:
                     return replace(result, exhausted=True)
                 # The whole trial in one write: Optuna's ask would write, and sync to disk, each parameter on its own.
-                study.add_trial(create_trial(state=TrialState.RUNNING, params=configuration, distributions=wanted))
+                study.add_trial(
+                    create_trial(
+                        state=TrialState.RUNNING,
+                        params=configuration,
+                        distributions=wanted,
+                        user_attrs=_described(sampler.choice),
+                    )
+                )
                 trial = study.get_trials(deepcopy=False)[-1]
                 try:
                     value = objective(plan.space.encode(configuration), configuration)
@@ -152,6 +167,9 @@ class Search:
             return result
         finally:
             objective.close()
+            if runs and tokens:
+                runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
+                study.set_user_attr(RUNS, runs)
 
     def _started(self) -> optuna.Study:
         plan = self._plan
@@ -170,19 +188,13 @@ class Search:
         return study
 
     def _keep(self, study: optuna.Study, on_trial: Callable[[Result], None] | None) -> Result:
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        trials = tuple(self._trial(trial) for trial in ended if KILLED not in trial.user_attrs)
-        result = Result(self._plan.space, self._plan.direction, trials)
+        result = _result(study, self._plan.space, self._plan.direction)
         write_history(
             self._out / RESULTS, [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
         )
         if on_trial is not None:
             on_trial(result)
         return result
-
-    def _trial(self, trial: FrozenTrial) -> Trial:
-        code = self._plan.space.encode(trial.params)
-        return Trial(code, trial.value, trial.user_attrs.get(REASON), WARM in trial.user_attrs)
 
 
 @contextmanager
@@ -242,6 +254,39 @@ def run(
     plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
     with open_search(Path(out), plan, storage=storage, resume=resume) as search:
         return search.run(goal, ranker, trials, on_trial)
+
+
+def result_of(study: optuna.Study) -> Result:
+    """What a stored study of ``run`` holds.
+
+    Raises:
+        StudyError: it is a study of another program.
+    """
+    plan = study.user_attrs.get(PLAN)
+    if not isinstance(plan, dict):
+        raise StudyError(f"{study.study_name} is a study of another program, not of a search")
+    return _result(study, SearchSpace(dict(plan["space"])), plan["direction"])
+
+
+def _result(study: optuna.Study, space: SearchSpace, direction: Direction) -> Result:
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    trials = [trial for trial in ended if KILLED not in trial.user_attrs]
+    return Result(space, direction, tuple(_trial(trial, space) for trial in trials))
+
+
+def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
+    code = space.encode(trial.params)
+    return Trial(code, trial.value, trial.user_attrs.get(REASON), WARM in trial.user_attrs)
+
+
+def _described(choice: Choice | None) -> dict[str, Any]:
+    return {} if choice is None else {RANKING: {"pool": choice.pool, "probability": choice.probability}}
+
+
+def _tokens(ranker: Ranker) -> dict[str, int]:
+    """The engine's counts, where it keeps them."""
+    names = ("prompt_tokens", "computed_tokens")
+    return {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
 
 
 def _existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:

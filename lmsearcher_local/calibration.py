@@ -1,0 +1,72 @@
+"""How sure the model was of its picks, and what they turned out to be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+RANKING = "ranking"  # trial user attribute: the pool that the model was shown, and the probability of its pick
+BIN = 8  # picks of like probability that one share is taken over, at least
+BINS = 5  # at most
+Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pick of the model: out of which pool, and with which probability."""
+
+    code: str
+    pool: tuple[str, ...]
+    probability: float
+
+
+class Bin(NamedTuple):
+    """Picks of like probability: mean probability, share that nothing beats, its 95 % interval, share of a guess."""
+
+    picks: int
+    stated: float
+    best: float
+    low: float
+    high: float
+    guess: float
+
+
+def against_pools(choices: Sequence[Choice], scores: Mapping[str, float]) -> list[Bin]:
+    """How often a pick was the best of its pool as far as known, by the probability that the model gave it.
+
+    Only members of a pool that have a score can beat the pick; a pick without a score, or without another known member
+    in its pool, says nothing and is left out. Unless all scores are known, the share can only be too high: it is of
+    picks that nothing known beats. A guess is a uniform one among the known members.
+
+    Args:
+        scores: of codes; higher is better.
+    """
+    rows = []
+    for choice in choices:
+        known = [scores[code] for code in choice.pool if code in scores]
+        if len(known) > 1 and choice.code in scores:
+            best = max(known)
+            rows.append((choice.probability, scores[choice.code] >= best, known.count(best) / len(known)))
+    rows.sort(key=lambda row: row[0])
+    count = max(1, min(BINS, len(rows) // BIN))
+    return [_bin(part) for part in np.array_split(np.array(rows, dtype=float), count)] if rows else []
+
+
+def _bin(rows: np.ndarray) -> Bin:
+    """Wilson's interval: it does not leave 0 to 1, and it is not empty where all picks are alike."""
+    n = len(rows)
+    stated, best, guess = rows.mean(axis=0).tolist()
+    centre = (best + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * (best * (1 - best) / n + Z * Z / (4 * n * n)) ** 0.5
+    return Bin(n, stated, best, max(0.0, centre - half), min(1.0, centre + half), guess)
+
+
+def against_trials(choices: Sequence[Choice], scores: Mapping[str, float]) -> list[tuple[float, float]]:
+    """For each pick with a score its probability, and the share of the other scored codes that it is better than."""
+    ordered = np.sort(list(scores.values()))
+    if len(ordered) < 2:
+        return []
+    told = [choice for choice in choices if choice.code in scores]
+    below = np.searchsorted(ordered, [scores[choice.code] for choice in told]) / (len(ordered) - 1)
+    return [(choice.probability, share) for choice, share in zip(told, below.tolist(), strict=True)]

