@@ -35,6 +35,14 @@ class Group(NamedTuple):
     searcher: Searcher
 
 
+class Known(NamedTuple):
+    """What the trials of a study say about a group."""
+
+    trials: list[tuple[str, FrozenTrial]]  # that have a code of it
+    codes: set[str]  # that were told or closed
+    varied: set[str]  # of these, the ones behind which other parameters were chosen
+
+
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The space as Optuna writes it: one categorical distribution per parameter."""
     return {name: CategoricalDistribution(options) for name, options in space.describe().items()}
@@ -51,11 +59,11 @@ class LMSearcherSampler(BaseSampler):
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
     A categorical choice is an option, and so is every value of an integer or stepped parameter with at most ``LISTED``
-    of them; other numbers are cut into ``BINS`` bins, the model picks the bin and the value within is random. A group
-    that is used up goes on with the best of three codes drawn from the evaluated ones.
+    of them; other numbers are cut into ``BINS`` bins, the model picks the bin and the value within is random. No code
+    of a group is taken twice before all are known, except those behind which other parameters are chosen.
 
-    Threads and processes that share a study do not get the same code of a group, as long as it lasts. What is random
-    because no trial has completed yet may coincide.
+    Threads and processes that share a study get different codes likewise: whoever writes down last what another has
+    taken meanwhile picks again. Only what is random because no trial has completed yet may coincide.
 
     Args:
         ranker: the model.
@@ -93,7 +101,7 @@ class LMSearcherSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A value for each parameter, from one engine call for all of their groups.
+        """A value for each parameter; the model is asked for all groups at once.
 
         Raises:
             ValueError: the study has several objectives.
@@ -116,11 +124,7 @@ class LMSearcherSampler(BaseSampler):
                 study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
                 # Of processes that picked the same at the same time, the last to write sees it, and picks again.
                 others = _others(study, trial.number)
-                if not any(
-                    code in dict(encoded(group, others))
-                    for group, code, before in zip(groups, codes, known, strict=True)
-                    if code not in before
-                ):
+                if not any(_taken(*pick, others) for pick in zip(groups, codes, known, strict=True)):
                     break
             return values
 
@@ -159,40 +163,41 @@ class LMSearcherSampler(BaseSampler):
         random = RandomSampler(seed=crc32(f"{self._seed} {trial.number} {param_name}".encode()))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _told(self, study: Study, number: int | None = None, attempt: int = 0) -> tuple[list[Group], list[set[str]]]:
-        """The groups, whose searchers know all trials but the one of that number, and the codes they know."""
+    def _told(self, study: Study, number: int | None = None, attempt: int = 0) -> tuple[list[Group], list[Known]]:
+        """The groups, whose searchers know all trials but the one of that number, and what they know."""
         trials = _others(study, number)
         groups = [self._fixed] if self._fixed else [self._group(kinds) for kinds in decompose(trials)]
         self._groups = groups
-        known = []
-        for group in groups:
+        known = [Known(encoded(group, trials), set(), set()) for group in groups]
+        deepest = {trial.number: i for i, group in enumerate(known) for _, trial in group.trials}
+        for i, (group, (coded, codes, varied)) in enumerate(zip(groups, known, strict=True)):
             searcher = group.searcher
             # Groups do not draw the same numbers, and neither do processes after they picked the same.
             own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
             searcher.seed = self._seed + own + attempt * (1 + (number or 0))
             searcher.direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
             searcher.clear()
-            codes = encoded(group, trials)
-            for code, trial in codes:
-                value = _value(trial)
-                if value is None:
-                    searcher.close(code)
-                else:
+            for code, trial in coded:
+                value, behind = _value(trial), trial.state.is_finished() and deepest[trial.number] > i
+                if value is not None:
                     searcher.tell(code, value)
-            known.append({code for code, _ in codes})
+                elif behind:
+                    continue  # what failed may be what was chosen behind it
+                else:
+                    searcher.close(code)
+                codes.add(code)
+                if behind:
+                    varied.add(code)
         return groups, known
 
-    def _asked(self, groups: Sequence[Group], known: Sequence[set[str]], rng: np.random.Generator) -> list[str]:
+    def _asked(self, groups: Sequence[Group], known: Sequence[Known], rng: np.random.Generator) -> list[str]:
         """A code for each group."""
         if self._fixed:
             return self._fixed.searcher.ask()
-        left = [len(codes) < group.searcher.space.size for group, codes in zip(groups, known, strict=True)]
-        searchers = [group.searcher for group in groups]
-        fresh = [searcher for searcher, more in zip(searchers, left, strict=True) if more]
+        codes = [again(group.searcher, what, rng) for group, what in zip(groups, known, strict=True)]
+        fresh = [group.searcher for group, code in zip(groups, codes, strict=True) if code is None]
         asked = iter(ask_together(fresh) if fresh else [])
-        return [
-            next(asked)[0] if more else again(searcher, rng) for searcher, more in zip(searchers, left, strict=True)
-        ]
+        return [code or next(asked)[0] for code in codes]
 
     def _group(self, kinds: dict[str, BaseDistribution]) -> Group:
         for group in self._groups:
@@ -202,10 +207,10 @@ class LMSearcherSampler(BaseSampler):
 
 
 def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]]:
-    """Parameters of completed and pruned trials, those that occur in the same trials together, sorted by name.
+    """Parameters of completed and pruned trials by name, those together that occur in the same trials.
 
-    This is Optuna's group decomposition. Parameters with one possible value are left out, as nothing is to be chosen;
-    one whose range changes has the latest.
+    This is Optuna's group decomposition, the most frequent first. Parameters with one possible value are left out, as
+    nothing is to be chosen; one whose range changes has the latest.
     """
     latest: dict[str, BaseDistribution] = {}
     occurrences: dict[str, list[int]] = {}
@@ -218,7 +223,7 @@ def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]
     for name in sorted(latest):
         if not latest[name].single():
             groups.setdefault(tuple(occurrences[name]), {})[name] = latest[name]
-    return list(groups.values())
+    return [groups[numbers] for numbers in sorted(groups, key=len, reverse=True)]
 
 
 def options(kind: BaseDistribution) -> list[Option]:
@@ -265,12 +270,20 @@ def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     return values
 
 
-def again(searcher: Searcher, rng: np.random.Generator) -> str:
-    """A code of a space that is used up: the best of three evaluated ones, which may be the same."""
+def again(searcher: Searcher, known: Known, rng: np.random.Generator) -> str | None:
+    """A code to take once more, the best of three evaluated ones; or none, to take a new one.
+
+    The more of the group's codes are known, the likelier one is taken again behind which other parameters are chosen.
+    Any other is taken again only when all are known.
+    """
+    share = len(known.codes) / searcher.space.size
+    if rng.random() >= share or (share < 1 and not known.varied):
+        return None
     history = searcher.history
-    if not history.codes:
+    places = [i for i, code in enumerate(history.codes) if code in (known.varied or known.codes)]
+    if not places:
         return searcher.space.sample(rng, 1)[0]
-    return history.codes[max(rng.integers(len(history), size=3).tolist(), key=lambda i: history.scores[i])]
+    return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
 
 
 def _edges(kind: BaseDistribution) -> list[float]:
@@ -316,6 +329,14 @@ def _others(study: Study, number: int | None) -> list[FrozenTrial]:
     """The trials that count, but the one of that number."""
     trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
+
+
+def _taken(group: Group, code: str, known: Known, trials: Iterable[FrozenTrial]) -> bool:
+    """Whether one of the trials has taken a code since it was new."""
+    before = {trial.number for _, trial in known.trials}
+    return code not in known.codes and any(
+        other == code and trial.number not in before for other, trial in encoded(group, trials)
+    )
 
 
 def _value(trial: FrozenTrial) -> float | None:

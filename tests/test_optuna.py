@@ -21,7 +21,17 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import PromptError, SpaceExhausted, StudyError
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.optuna import BINS, LISTED, Group, LMSearcherSampler, distributions, drawn, encoded, options
+from lmsearcher_local.optuna import (
+    BINS,
+    CLAIM,
+    LISTED,
+    Group,
+    LMSearcherSampler,
+    distributions,
+    drawn,
+    encoded,
+    options,
+)
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.tables import table
@@ -53,3 +63,390 @@ class TestRelative(Contract, RelativeSamplerTestCase):
 
 class TestSingleOnly(Contract, SingleOnlySamplerTestCase):
     pass
+
+
+def score(trial: optuna.Trial) -> float:
+    chosen = {name: trial.suggest_categorical(name, choices) for name, choices in SPACE.describe().items()}
+    return float(SPACE.encode(chosen)) % 97
+
+
+def mixed(trial: optuna.Trial) -> float:
+    rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+    width = trial.suggest_int("width", 1, 512, log=True)
+    layers = trial.suggest_int("layers", 2, 10, step=2)
+    dropout = trial.suggest_float("dropout", 0.0, 0.5, step=0.1)
+    return abs(np.log10(rate) + 3) + abs(np.log2(width) - 6) + layers / 10 + dropout
+
+
+def conditional(trial: optuna.Trial) -> float:
+    if trial.suggest_categorical("kind", ["linear", "deep"]) == "linear":
+        return trial.suggest_float("slope", -1, 1)
+    return trial.suggest_int("layers", 1, 8) / trial.suggest_int("width", 1, 8)
+
+
+def study_of(**options: object) -> optuna.Study:
+    direction = str(options.pop("direction", "maximize"))
+    sampler = LMSearcherSampler(scripted_ranker(), **options)  # type: ignore[arg-type]
+    return optuna.create_study(sampler=sampler, direction=direction)
+
+
+def configurations(study: optuna.Study) -> list[dict[str, object]]:
+    return [trial.params for trial in study.trials]
+
+
+def distinct(study: optuna.Study) -> int:
+    return len({json.dumps(params, sort_keys=True) for params in configurations(study)})
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_fixed_space_is_searched_as_by_ask_and_tell(direction: str) -> None:
+    study = study_of(space=SPACE, seed=3, direction=direction)
+    study.optimize(score, n_trials=20)
+    searcher = Searcher(SPACE, scripted_ranker(), seed=3, direction=direction)  # type: ignore[arg-type]
+    for trial in study.trials:
+        [code] = searcher.ask()
+        assert SPACE.decode(code) == trial.params
+        searcher.tell(code, trial.value)  # type: ignore[arg-type]
+    others = [study.ask(distributions(SPACE)) for _ in range(4)]  # running ones are not proposed to others
+    assert [trial.number for trial in others] == [20, 21, 22, 23]
+    assert distinct(study) == 24
+    with pytest.raises(StudyError, match="'e' with these options is not in the sampler's search space of a, b, c, d"):
+        study.ask().suggest_categorical("e", [1, 2])
+
+
+def test_a_fixed_space_ends() -> None:
+    study = study_of(space=SPACE, policy="paper")
+    with pytest.raises(SpaceExhausted):
+        study.optimize(score, n_trials=73)
+    assert distinct(study) - 1 == SPACE.size  # the last trial has no configuration
+
+
+def test_a_predicate_holds_and_trials_that_it_refuses_do_not_count() -> None:
+    space = SearchSpace(SPACE.describe(), valid=lambda configuration: configuration["c"])
+    study = study_of(space=space)
+    study.add_trial(create_trial(params=SPACE.decode("0010"), distributions=distributions(SPACE), value=1.0))
+    study.optimize(score, n_trials=15)
+    assert all(trial.params["c"] for trial in study.trials[1:])
+
+
+@pytest.mark.parametrize("objective", [score, mixed, conditional])
+def test_equal_seeds_give_equal_trials(objective: Callable[[optuna.Trial], float]) -> None:
+    runs = [study_of(seed=seed) for seed in (5, 5, 6)]
+    for study in runs:
+        study.optimize(objective, n_trials=15)
+    first, second, other = map(configurations, runs)
+    assert first == second
+    assert first != other
+
+
+def test_a_sampler_made_anew_goes_on_as_the_old_one() -> None:
+    whole, parts = study_of(), study_of()
+    whole.optimize(conditional, n_trials=16)
+    parts.optimize(conditional, n_trials=8)
+    parts.sampler = LMSearcherSampler(scripted_ranker())
+    parts.optimize(conditional, n_trials=8)
+    assert configurations(parts) == configurations(whole)
+
+
+def test_whatever_the_objective_suggests_is_searched_and_no_bin_twice() -> None:
+    study = study_of(direction="minimize")
+    study.optimize(mixed, n_trials=30)
+    kinds = study.sampler.infer_relative_search_space(study, study.trials[-1])
+    assert list(kinds) == ["dropout", "layers", "rate", "width"]
+    space = SearchSpace({name: options(kind) for name, kind in kinds.items()})
+    assert space.sizes == (6, 5, BINS, len(options(kinds["width"])))
+    codes = [code for code, _ in encoded(Group(kinds, Searcher(space, scripted_ranker())), study.trials)]
+    assert len(set(codes)) == 30
+
+
+def test_conditional_parameters_are_searched_in_groups() -> None:
+    study = study_of()
+    study.optimize(conditional, n_trials=30)
+    kinds = study.sampler.infer_relative_search_space(study, study.trials[-1])
+    assert sorted(kinds) == ["kind", "layers", "slope", "width"]
+    assert {tuple(sorted(trial.params)) for trial in study.trials} == {("kind", "slope"), ("kind", "layers", "width")}
+    deep = [trial.params for trial in study.trials if trial.params["kind"] == "deep"]
+    assert len(deep) == len({(params["layers"], params["width"]) for params in deep}) >= 5  # used up is `kind` alone
+
+
+def test_what_others_depend_on_is_taken_again_and_failures_behind_it_are_no_obstacle() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        width = trial.suggest_categorical("width", [1, 2, 3])
+        if width == 3:
+            return 3.0  # nothing else to choose: once is enough
+        depth = trial.suggest_int("depth", 0, 30)
+        if trial.number % 2:
+            raise ValueError
+        return depth / 30 + width / 10
+
+    study = study_of()
+    study.optimize(objective, n_trials=30, catch=ValueError)
+    widths = [trial.params["width"] for trial in study.trials]
+    assert widths.count(3) <= 1
+    assert widths.count(2) > widths.count(1) > 1
+    assert distinct(study) == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (CategoricalDistribution(["a", None, 2.5, True]), 4),
+        (CategoricalDistribution([float("nan"), 1.0]), 2),  # a choice that no search space lists
+        (IntDistribution(-3, 8), 12),
+        (IntDistribution(0, 98, step=7), 15),
+        (IntDistribution(1, LISTED), LISTED),
+        (IntDistribution(1, LISTED + 1), BINS),
+        (IntDistribution(0, 2**40), BINS),
+        (IntDistribution(1, 100, log=True), 14),
+        (FloatDistribution(-10.2, 10.2, step=0.1), BINS),
+        (FloatDistribution(0, 1, step=0.1), 11),
+        (FloatDistribution(-1, 1), BINS),
+        (FloatDistribution(1e-7, 10, log=True), BINS),
+    ],
+)
+def test_every_value_has_its_option_and_every_option_its_values(kind: BaseDistribution, size: int) -> None:
+    assert len(options(kind)) == size
+    space = SearchSpace({"x": options(kind)})
+    group = Group({"x": kind}, Searcher(space, scripted_ranker()))
+    rng = np.random.default_rng(0)
+
+    def code(value: object) -> list[str]:
+        trial = create_trial(params={"x": value}, distributions={"x": kind}, value=0.0)
+        return [code for code, _ in encoded(group, [trial])]
+
+    for wanted in space.enumerate():
+        for _ in range(20):
+            value = drawn(group, wanted, rng)["x"]
+            assert kind._contains(kind.to_internal_repr(value))
+            assert code(value) == [wanted]
+    if isinstance(kind, (IntDistribution, FloatDistribution)):
+        assert space.indices(code(kind.low)[0]) == (0,)
+        assert space.indices(code(kind.high)[0]) == (size - 1,)
+
+
+def told(study: optuna.Study) -> Searcher:
+    """A searcher that knows what the sampler knows of a study over SPACE."""
+    sampler = study.sampler
+    assert isinstance(sampler, LMSearcherSampler)
+    [group], _ = sampler._told(study)
+    return group.searcher
+
+
+@pytest.mark.parametrize("space", [None, SPACE])
+def test_what_other_samplers_and_people_leave_in_the_study(space: SearchSpace | None) -> None:
+    study = study_of(space=space)
+    study.sampler, ours = RandomSampler(seed=0), study.sampler
+    study.optimize(score, n_trials=2)
+    study.sampler = ours
+    kinds = distributions(SPACE)
+
+    def add(code: str, **rest: object) -> None:
+        study.add_trial(create_trial(params=SPACE.decode(code), distributions=kinds, **rest))  # type: ignore[arg-type]
+
+    random = [SPACE.encode(trial.params) for trial in study.trials]
+    add("0000", value=1.0)
+    add("0000", value=2.0)
+    add("0001", value=5.0)
+    add("1000", state=TrialState.FAIL)
+    add("1001", state=TrialState.PRUNED)
+    add("1002", state=TrialState.PRUNED, intermediate_values={0: 9.0, 3: 7.0})
+    add("1010", value=float("inf"))
+    add("1011", value=3.0, constraints={"memory": 1.0})
+    add("1012", value=3.0, constraints={"memory": 0.0})
+    add("1100", state=TrialState.FAIL, user_attrs={"killed": True})
+    study.add_trial(create_trial(value=1.0))  # without a parameter
+    other = CategoricalDistribution(["q"])
+    study.add_trial(
+        create_trial(params={**SPACE.decode("2000"), "a": "q"}, distributions={**kinds, "a": other}, value=1)
+    )
+    add("0002", value=4.0)  # the latest distribution counts
+    study.enqueue_trial(SPACE.decode("1200"))
+    study.enqueue_trial({"a": "y"})  # the rest is to be sampled
+    searcher = told(study)
+    shown = dict(zip(searcher.history.codes, searcher.history.scores, strict=True))
+    assert {code: value for code, value in shown.items() if code not in random} == {
+        "0000": 1.5,
+        "0001": 5.0,
+        "1002": 7.0,
+        "1012": 3.0,
+        "0002": 4.0,
+    }
+    closed = {"1000", "1001", "1010", "1011", "1200"}
+    assert searcher._closed == closed
+    study.optimize(score, n_trials=30)
+    queued, partly, *sampled = [trial.params for trial in study.trials if trial.number > 14]
+    assert queued == SPACE.decode("1200")
+    assert partly["a"] == "y"
+    proposed = [SPACE.encode(params) for params in sampled]
+    assert len(set(proposed)) == len(proposed) == 28
+    assert not {*closed, *random, *shown} & {*proposed}
+
+
+def test_a_used_up_space_repeats_what_is_good() -> None:
+    study = study_of(direction="minimize")
+    study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=60)
+    values = [trial.params["x"] for trial in study.trials]
+    assert sorted(values[:10]) == list(range(10))
+    assert np.mean(values[10:]) < 3  # the mean of the lowest of three among ten is 2.0
+
+    def failing(trial: optuna.Trial) -> float:
+        trial.suggest_int("y", 0, 2)
+        raise ValueError
+
+    study = study_of()
+    study.add_trial(create_trial(params={"y": 0}, distributions={"y": IntDistribution(0, 2)}, state=TrialState.PRUNED))
+    study.optimize(failing, n_trials=5, catch=ValueError)
+    assert len({trial.params["y"] for trial in study.trials}) == 3
+
+
+def test_ranges_that_change() -> None:
+    study = study_of()
+    study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=5)
+    study.optimize(lambda trial: trial.suggest_int("x", 100, 109), n_trials=8)
+    assert len({trial.params["x"] for trial in study.trials}) >= 12  # one was random
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_hyperband_and_partly_fixed_studies() -> None:
+    def reporting(trial: optuna.Trial) -> float:
+        value = mixed(trial)
+        for step in range(5):
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study = optuna.create_study(
+        sampler=LMSearcherSampler(scripted_ranker()), pruner=optuna.pruners.HyperbandPruner(max_resource=5)
+    )
+    study.optimize(reporting, n_trials=15)
+    for space in (None, SPACE):
+        study = study_of(space=space)
+        study.optimize(score, n_trials=3)
+        study.sampler = PartialFixedSampler({"c": False}, study.sampler)
+        study.optimize(score, n_trials=6)
+        assert not any(trial.params["c"] for trial in study.trials[3:])
+        assert len(study.trials) == 9
+
+
+def test_a_space_that_does_not_fit_and_arguments_are_refused_at_once() -> None:
+    with pytest.raises(PromptError, match="reads at most 64"):
+        LMSearcherSampler(scripted_ranker(), space=SearchSpace([2] * 65))
+    with pytest.raises(ValueError, match="policy is one of"):
+        LMSearcherSampler(scripted_ranker(), policy="best")
+    study = study_of()
+    with pytest.raises(PromptError, match="reads at most 64"):
+        study.optimize(lambda trial: sum(trial.suggest_int(f"x{i}", 0, 1) for i in range(65)), n_trials=2)
+    with pytest.raises(ValueError, match="without a fixed space"):
+        LMSearcherSampler(scripted_ranker()).propose(study)
+    with pytest.raises(ValueError, match="multi-objective"):
+        optuna.create_study(sampler=study.sampler, directions=["maximize"] * 2).ask(distributions(SPACE))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_eight_workers_get_different_points(fixed: bool) -> None:
+    nasbench = table("nasbench201-cifar100")
+    study = study_of(space=nasbench.space if fixed else None, policy="local")
+
+    def objective(trial: optuna.Trial) -> float:
+        cell = {name: trial.suggest_categorical(name, choices) for name, choices in nasbench.space.describe().items()}
+        return nasbench(nasbench.space.encode(cell))
+
+    study.optimize(objective, n_trials=192, n_jobs=8)
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+    assert distinct(study) == 192
+
+
+class Interrupted(LMSearcherSampler):
+    """Before it writes down its first pick, another process has made and written down its own."""
+
+    def _asked(self, groups: Sequence[Group], known: Sequence[set[str]], rng: np.random.Generator) -> list[str]:
+        codes = super()._asked(groups, known, rng)
+        if meddling := self.__dict__.pop("meddling", None):
+            meddling()
+        return codes
+
+
+@pytest.mark.parametrize("space", [None, SPACE])
+def test_processes_that_pick_the_same_at_the_same_time(space: SearchSpace | None) -> None:
+    study = study_of(space=space)
+    study.optimize(score, n_trials=8)
+    study.sampler, ours = Interrupted(scripted_ranker(), space=space), study.sampler
+    there = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=ours)
+    study.sampler.meddling = lambda: there.ask(distributions(SPACE))  # type: ignore[attr-defined]
+    study.ask(distributions(SPACE))
+    assert len(study.trials) == 10
+    assert distinct(study) == 10
+
+
+@pytest.mark.parametrize("space", [None, SPACE])
+def test_a_running_trial_that_has_stored_little_is_not_proposed_again(space: SearchSpace | None) -> None:
+    study = study_of(space=space)
+    study.optimize(score, n_trials=8)
+    for _ in range(6):
+        study.ask().suggest_categorical("a", SPACE.describe()["a"])
+    claims = [trial.system_attrs[CLAIM] for trial in study.trials[8:]]
+    assert [trial.params for trial in study.trials[8:]] == [{"a": claim["a"]} for claim in claims]
+    assert len({SPACE.encode(params) for params in [*configurations(study)[:8], *claims]}) == 14
+
+
+def test_groups_and_processes_that_collided_draw_apart() -> None:
+    study = study_of()
+    study.optimize(conditional, n_trials=8)
+    assert isinstance(study.sampler, LMSearcherSampler)
+    seeds = [
+        [group.searcher.seed for group in study.sampler._told(study, n, attempt)[0]]
+        for n in (8, 9)
+        for attempt in (0, 1)
+    ]
+    assert seeds[0] == seeds[2]
+    assert len({*seeds[0], *seeds[1], *seeds[3]}) == 9
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from test_optuna import SPACE, LMSearcherSampler, score, scripted_ranker
+storage = JournalStorage(JournalFileBackend(sys.argv[1]))
+sampler = LMSearcherSampler(scripted_ranker(), space=SPACE, policy="paper")
+print("ready", flush=True)
+input()
+optuna.load_study(study_name="shared", storage=storage, sampler=sampler).optimize(score, n_trials=30)
+"""
+
+
+def test_processes_get_different_points(tmp_path: Path) -> None:
+    journal = str(tmp_path / "journal")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
+    study = optuna.create_study(study_name="shared", storage=storage)
+    command = [sys.executable, "-c", WORKER, journal, str(Path(__file__).parent)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for worker in workers:
+            assert worker.stdout
+            assert worker.stdout.readline() == "ready\n"
+        for worker in workers:
+            assert worker.stdin
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        for worker in workers:
+            worker.wait(60)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert len(study.trials) == distinct(study) == 60
+
+
+def test_the_bundled_checkpoint_in_vllm() -> None:
+    with load_ranker() as ranker:
+        runs = []
+        for _ in range(2):
+            study = optuna.create_study(sampler=LMSearcherSampler(ranker, seed=1))
+            study.optimize(mixed, n_trials=10)
+            runs.append(configurations(study))
+    assert runs[0] == runs[1]
+    assert len({json.dumps(params) for params in runs[0]}) == 10
