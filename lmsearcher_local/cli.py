@@ -136,8 +136,8 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--storage", metavar="URL", help="Optuna storage.  [default: a journal file in the output folder]")
 @click.option(
     "--warm-start",
-    type=click.Path(path_type=Path),
-    help="Results known before: historical_results.json, or CSV lines code,value.",
+    metavar="HISTORY",
+    help="Results known before: JSON, CSV, the output folder of a search, or an Optuna study STORAGE_URL#NAME.",
 )
 @click.option(
     "--timeout-per-trial",
@@ -160,14 +160,15 @@ def search(
     out: Path | None,
     resume: bool,
     storage: str | None,
-    warm_start: Path | None,
+    warm_start: str | None,
     timeout_per_trial: float | None,
     checkpoint: Path | None,
     engine: str,
 ) -> None:
     """Search for the best configuration of a space.
 
-    SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, or a list of option counts.
+    SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, a list of option counts, or a
+    discrete ConfigSpace's JSON.
 
     \b
     A benchmark table is space and objective in one:
@@ -190,7 +191,7 @@ def search(
     from lmsearcher_local.files import read_history
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.plot import plot_search
-    from lmsearcher_local.study import RESULTS, Plan, open_search
+    from lmsearcher_local.study import RESULTS, TABLE, Plan, open_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, name, measured = chosen_space(space_file, preset, table)
@@ -220,7 +221,7 @@ def search(
         label, optimum = (measured.metric, measured.optimum[1]) if measured else ("value", None)
         plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
     report(result, measured)
-    click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}")
+    click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
 

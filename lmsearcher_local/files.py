@@ -1,6 +1,7 @@
-"""Files of evaluated codes and of candidate pools: the upstream JSON, CSV, and plain lists of codes."""
+"""Files of evaluated codes and of candidate pools: JSON, CSV and plain lists of codes, told apart by what they hold."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -11,30 +12,59 @@ from pathlib import Path
 from lmsearcher_local.errors import HistoryError, SpaceError
 from lmsearcher_local.space import Option, SearchSpace
 
+RESULTS = "historical_results.json"
+COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
+SHAPE = (
+    '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...} or a list of objects with "value" and "code" or every'
+    " parameter"
+)
 
-def read_history(path: Path, space: SearchSpace) -> list[tuple[str, float]]:
-    """Codes and values from the upstream JSON (name ending in .json) or from CSV lines ``code,value``.
+
+def read_history(source: str | Path, space: SearchSpace) -> list[tuple[str, float]]:
+    """Codes and values of what was evaluated before; trials without a value have failed and are left out.
+
+    Args:
+        source: a file, the output folder of a search, or another Optuna study as ``stored_study`` finds it. A file is
+            the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
+            columns, or of lines ``code,value``; or the journal of an Optuna storage.
 
     Raises:
-        HistoryError: the file is missing or malformed, or a value is not a finite number.
-        SpaceError: a code is not of this space.
+        HistoryError: the source is missing or malformed, or a value is not a finite number.
+        SpaceError: a code or a configuration is not of this space.
+        StudyError: there is no such Optuna study.
     """
+    path = Path(source)
+    if path.is_dir():
+        path /= RESULTS
+    if not path.exists() and ("://" in str(source) or "#" in str(source)):
+        entries = _study_values(str(source), space)
+    elif (text := _text(path, HistoryError)).lstrip()[:1] not in ("{", "[") and path.suffix != ".json":
+        entries = _csv_values(path, text, space)
+    elif '"op_code"' in text.partition("\n")[0]:
+        entries = _study_values(str(path), space)
+    else:
+        entries = _json_values(path, text, space)
     found = []
-    for where, cell, value in _upstream(path) if path.suffix == ".json" else _csv_values(path):
-        code = _checked_code(space, cell, f"{path}: {where}")
+    for where, cell, value in entries:
+        code = _checked_code(space, cell, f"{source}: {where}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise HistoryError(f"{path}: {where}: the value is {value!r}; a finite number is needed")
+            raise HistoryError(f"{source}: {where}: the value is {value!r}; a finite number is needed")
         found.append((code, float(value)))
     return found
 
 
 def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
-    """Replace the file by the upstream JSON of these codes and values; a crash leaves the old file or the new one."""
+    """Replace the file by the upstream JSON of these codes and values."""
     trials = {f"Trial{i}": {"cell": code, "prediction": value} for i, (code, value) in enumerate(values, 1)}
+    replaced(path, json.dumps(trials, indent=1))
+
+
+def replaced(path: Path, text: str) -> None:
+    """Replace the file by this text; a crash leaves the old file or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "w", encoding="utf-8") as stream:
-            json.dump(trials, stream, indent=1)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(name, 0o644)  # mkstemp's files are the owner's alone
@@ -62,22 +92,26 @@ def read_pool(path: Path, space: SearchSpace) -> list[str]:
 
 
 def _candidates(path: Path, space: SearchSpace) -> Iterator[tuple[str, str]]:
-    lines = _lines(path, SpaceError)
-    header = [cell.strip() for cell in next(csv.reader(lines[:1]), [])]
+    text = _text(path, SpaceError)
+    header = _header(text)
     missing = [name for name in space.names if name not in header]
     if len(missing) == len(space.names) or (missing and header[0] == "code"):
-        for where, row in _rows(path, SpaceError):
+        for where, row in _rows(text):
             yield where, _checked_code(space, row[0], f"{path}: {where}")
         return
-    if missing:
-        raise SpaceError(f"{path}: line 1: there is no column {missing[0]}; the columns are {', '.join(header)}")
+    for where, code, _ in _configurations(path, text, space):
+        yield where, code
+
+
+def _configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, str, list[str]]]:
+    """Place, code and row of each configuration under a header that names the parameters."""
+    header = _header(text)
+    for name in space.names:
+        if name not in header:
+            raise SpaceError(f"{path}: line 1: there is no column {name}; the columns are {', '.join(header)}")
     columns = [header.index(name) for name in space.names]
     spellings = [_spellings(options) for options in space.options]
-    for number, row in enumerate(csv.reader(lines[1:]), 2):
-        row = [cell.strip() for cell in row]
-        if row in ([], [""]):
-            continue
-        where = f"line {number}"
+    for where, row in _rows(text, header):
         if len(row) != len(header):
             raise SpaceError(f"{path}: {where}: {len(row)} cells under {len(header)} column names")
         indices = []
@@ -89,7 +123,7 @@ def _candidates(path: Path, space: SearchSpace) -> Iterator[tuple[str, str]]:
                 allowed = ", ".join(map(repr, options))
                 raise SpaceError(f"{path}: {where}: {name} has no option {row[column]!r}; allowed: {allowed}")
             indices.append(index)
-        yield where, _checked_code(space, space.code(indices), f"{path}: {where}")
+        yield where, _checked_code(space, space.code(indices), f"{path}: {where}"), row
 
 
 def _spellings(options: Sequence[Option]) -> dict[str, int]:
@@ -111,48 +145,102 @@ def _numeric(options: Sequence[Option], cell: str) -> int:
     return next((i for i, option in enumerate(options) if not isinstance(option, str) and option == value), -1)
 
 
-def _upstream(path: Path) -> Iterator[tuple[str, object, object]]:
-    shape = '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...}'
+def _json_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
     try:
-        trials = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HistoryError(f"cannot read {path}: {error.strerror}") from error
+        trials = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise HistoryError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(trials, dict):
-        raise HistoryError(f"{path} does not hold {shape}")
-    for name, trial in trials.items():
-        if not isinstance(trial, dict) or not {"cell", "prediction"} <= trial.keys():
-            raise HistoryError(f"{path}: {name} has no cell and prediction; the form is {shape}")
-        yield name, trial["cell"], trial["prediction"]
+    if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
+        raise HistoryError(f"{path} does not hold {SHAPE}")
+    named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
+    for where, trial in named:
+        keys = trial.keys() if isinstance(trial, dict) else set()
+        if {"cell", "prediction"} <= keys:
+            yield where, trial["cell"], trial["prediction"]
+        elif "value" not in keys or "value" in space.names:
+            raise HistoryError(f"{path}: {where} has no cell and prediction; the form is {SHAPE}")
+        elif trial["value"] is not None:
+            code = trial.get("code")
+            if code is None or "code" in space.names:
+                configuration = {name: trial[name] for name in space.names if name in keys}
+                code = _encoded(space, configuration, f"{path}: {where}")
+            yield where, code, trial["value"]
 
 
-def _csv_values(path: Path) -> Iterator[tuple[str, object, object]]:
-    for where, row in _rows(path, HistoryError):
-        if len(row) != 2:
-            raise HistoryError(f"{path}: {where}: a line is code,value, not {','.join(row)}")
+def _csv_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
+    header = _header(text)
+    ours = header[: len(COLUMNS)] == COLUMNS  # parameters of the same names are called otherwise there
+    if "code" in header and "value" in header and (ours or "code" not in space.names):
+        cells = _columns(path, text, header, header)
+    elif not any(name in header for name in space.names):
+        cells = _columns(path, text, ["code", "value"])
+    elif "value" not in header or "value" in space.names:
+        raise HistoryError(
+            f"{path}: line 1: a column called value is needed, which is no parameter, or lines code,value; the columns"
+            f" are {', '.join(header)}"
+        )
+    else:
+        column = header.index("value")
+        cells = ((where, code, row[column]) for where, code, row in _configurations(path, text, space))
+    for where, code, value in cells:
+        if not value:
+            continue  # the trial failed
         try:
-            yield where, row[0], float(row[1])
+            yield where, code, float(value)
         except ValueError:
-            raise HistoryError(f"{path}: {where}: the value is {row[1]!r}; a finite number is needed") from None
+            raise HistoryError(f"{path}: {where}: the value is {value!r}; a finite number is needed") from None
 
 
-def _rows(path: Path, failure: type[HistoryError] | type[SpaceError]) -> Iterator[tuple[str, list[str]]]:
-    """Rows that are not empty, without a header, each with its place for messages."""
-    for number, row in enumerate(csv.reader(_lines(path, failure)), 1):
-        row = [cell.strip() for cell in row]
-        if not any(row) or (number == 1 and row[0].isidentifier()):
+def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """Place, code and value of each row."""
+    for where, row in _rows(text, header):
+        if len(row) != len(names):
+            raise HistoryError(f"{path}: {where}: a line is {','.join(names)}, not {','.join(row)}")
+        yield where, row[names.index("code")], row[names.index("value")]
+
+
+def _study_values(source: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
+    from optuna.trial import TrialState
+
+    from lmsearcher_local.stored import stored_study
+
+    study = stored_study(source)
+    if len(study.directions) > 1:
+        raise HistoryError(f"{source} has {len(study.directions)} objectives; a history has one")
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        where = f"trial {trial.number}"
+        yield where, _encoded(space, trial.params, f"{source}: {where}"), trial.value
+
+
+def _rows(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Rows that are not empty, each with its place for messages; without the header, or what looks like one."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    for number, cells in enumerate(reader, 1):
+        row = [cell.strip() for cell in cells]
+        blank = row in ([], [""]) if header else not any(row)  # under a header, empty cells may be options
+        if blank or (number == 1 and (header or row[0].isidentifier())):
             continue
-        yield f"line {number}", row
+        yield f"line {reader.line_num}", row
 
 
-def _lines(path: Path, failure: type[HistoryError] | type[SpaceError]) -> list[str]:
+def _header(text: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline="")), [])]
+
+
+def _text(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise failure(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise failure(f"{path} is no text file in UTF-8") from error
+
+
+def _encoded(space: SearchSpace, configuration: dict[str, Option], where: str) -> str:
+    try:
+        return space.encode(configuration)
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
 
 
 def _checked_code(space: SearchSpace, code: object, where: str) -> str:

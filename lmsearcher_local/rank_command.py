@@ -23,7 +23,10 @@ ROWS = 20  # of the table on the screen
 @click.command()
 @space_options
 @click.option(
-    "--history", required=True, type=click.Path(path_type=Path), help="Upstream JSON, or CSV lines code,value."
+    "--history",
+    required=True,
+    metavar="HISTORY",
+    help="What was evaluated: JSON, CSV, the output folder of a search, or an Optuna study STORAGE_URL#NAME.",
 )
 @click.option(
     "--pool",
@@ -39,7 +42,7 @@ def rank(
     space_file: Path | None,
     preset: str | None,
     table: str | None,
-    history: Path,
+    history: str,
     pool: Path,
     direction: str | None,
     top: int | None,

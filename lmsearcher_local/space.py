@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from lmsearcher_local.configspace import configspace_options, is_configspace
 from lmsearcher_local.errors import SpaceError
 
 Option: TypeAlias = str | int | float | bool | None
@@ -61,10 +62,11 @@ class SearchSpace:
 
     @classmethod
     def load(cls, path: str | Path) -> "SearchSpace":
-        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options.
+        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options, or from a
+        ConfigSpace's JSON.
 
         Raises:
-            SpaceError: the file is missing, is not YAML or JSON, or does not describe a space.
+            SpaceError: the file is missing, is not YAML or JSON, or does not describe a discrete space.
         """
         path = Path(path)
         try:
@@ -78,7 +80,7 @@ class SearchSpace:
         if not isinstance(parameters, (dict, list)):
             raise SpaceError(f"{path} must hold a list of option counts or a mapping from parameter name to options")
         try:
-            return cls(parameters)
+            return cls(configspace_options(parameters) if is_configspace(parameters) else parameters)
         except SpaceError as error:
             raise SpaceError(f"{path}: {error}") from error
 

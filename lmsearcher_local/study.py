@@ -1,4 +1,4 @@
-"""Runs a search and keeps it: an Optuna storage that survives a kill, and the results file of the upstream project."""
+"""Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
 
 import fcntl
 import hashlib
@@ -18,16 +18,17 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceExhausted, StudyError
-from lmsearcher_local.files import write_history
+from lmsearcher_local.files import RESULTS, write_history
 from lmsearcher_local.objective import Function, FunctionObjective, Objective, ObjectiveFailed
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.results import write_results
 from lmsearcher_local.searcher import INITIAL, Direction
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.stored import JOURNAL
 
-RESULTS = "historical_results.json"
+TABLE = "results.csv"
 PLAN = "lmsearcher"  # study user attribute: what was searched, and how
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 REASON = "reason"  # trial user attribute: why there is no value
@@ -192,6 +193,7 @@ class Search:
         write_history(
             self._out / RESULTS, [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
         )
+        write_results(self._out / TABLE, result)
         if on_trial is not None:
             on_trial(result)
         return result

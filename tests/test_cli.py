@@ -20,7 +20,7 @@ from lmsearcher_local.cli import main
 from lmsearcher_local.files import read_pool
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS
+from lmsearcher_local.study import JOURNAL, RESULTS, TABLE
 
 SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
 
@@ -77,7 +77,8 @@ def test_search_with_a_function(loaded: list[str]) -> None:
     assert "Best of 18 trials: 20" in result.stdout
     assert "  rank  16\n  lr    0.1\n  name  " in result.stdout
     assert "Value: 1.6\n" in result.stdout
-    assert f"Picture: {Path('out/search.png')}\nResults: {Path('out') / RESULTS}\n" in result.stdout
+    assert f"Picture: {Path('out/search.png')}\n" in result.stdout
+    assert f"Results: {Path('out') / RESULTS}, {Path('out') / TABLE}\n" in result.stdout
     assert Path("out/search.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(Path("out", RESULTS).read_text())) == 18
     assert loaded == ["vllm"]
@@ -305,4 +306,4 @@ def test_help_is_quick() -> None:
 
 def test_the_journal_is_where_the_readme_says(loaded: list[str]) -> None:
     call("search", "space.yaml", "--command", "echo 1", "--trials", "1", "--out", "out")
-    assert sorted(file.name for file in Path("out").iterdir()) == [RESULTS, "search.png", JOURNAL]
+    assert sorted(file.name for file in Path("out").iterdir()) == [RESULTS, TABLE, "search.png", JOURNAL]
