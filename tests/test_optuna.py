@@ -1,6 +1,7 @@
 """LMSearcherSampler: Optuna's own contract tests, what it proposes and never proposes, workers, the real model."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -441,7 +442,16 @@ def test_processes_get_different_points(tmp_path: Path) -> None:
     assert len(study.trials) == distinct(study) == 60
 
 
-def test_the_bundled_checkpoint_in_vllm() -> None:
+def test_the_ten_lines_of_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    [code] = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "LMSearcherSampler" in text]
+    assert code.count("\n") == 10
+    names: dict[str, optuna.Study] = {}
+    exec(code.replace("n_trials=100", "n_trials=12, n_jobs=8"), names)
+    assert len(names["study"].trials) == distinct(names["study"]) == 12
+
+
+def test_the_bundled_checkpoint_repeats_itself() -> None:
     with load_ranker() as ranker:
         runs = []
         for _ in range(2):
