@@ -17,7 +17,9 @@ BATCHES, HISTORIES, POOLS = (1, 8, 32, 128), (20, 100, 200), (10, 100)
     "--history", type=click.IntRange(0, 200), multiple=True, default=HISTORIES, help="Evaluated trials shown."
 )
 @click.option("--pool", type=click.IntRange(2, 1000), multiple=True, default=POOLS, help="Candidates in a pool.")
-@click.option("--repeats", type=click.IntRange(2), default=3, help="Of every measurement, with fresh prompts each.")
+@click.option(
+    "--repeats", type=click.IntRange(2), default=3, help="Of a measurement, at least; prompts are fresh in each."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File of the rows, as JSON lines.")
 def bench(
     checkpoint: Path | None,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SPACE = SearchSpace([5] * 10)
 SEARCH = 192  # trials of a search (published protocol)
+SECONDS = 2.0  # of every measurement, at least
+PAUSE = 0.1  # in which threads of the way before stop waiting for work
 CACHE = 1 << 30  # bytes of keys and values, at least: the longest prompts of a large batch
 
 Row = dict[str, Any]
@@ -84,29 +86,32 @@ def measure(
     """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
 
     In a repeat every way gets the same fresh tasks in turn and starts with an empty prefix cache; ``forget`` empties
-    one that is not the ranker's.
+    one that is not the ranker's. There are at least ``repeats``, more where they are quick.
     """
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
         rng = np.random.default_rng((history, pool, batch))
         spent: dict[str, list[float]] = {name: [] for name in ways}
         computed: dict[str, list[float]] = {name: [] for name in ways}
-        for repeat in range(repeats + 1):
+        warm = False
+        while len(spent["prefill"]) < repeats or min(map(sum, spent.values())) * batch < SECONDS:
             tasks = fresh_tasks(rng, batch, history, pool)
             for name, answer in ways.items():
                 engine.forget()
                 forget()
+                time.sleep(PAUSE)
                 before, started = engine.computed_tokens, time.perf_counter()
                 answered = answer(tasks)
-                if repeat:  # the first one warms up
+                if warm:
                     spent[name].append((time.perf_counter() - started) / answered)
                     computed[name].append((engine.computed_tokens - before) / answered)
+            warm = True
         floor = np.median(spent["prefill"])
         for name, seconds in spent.items():
             rate = np.quantile(1 / np.array(seconds), (0.25, 0.5, 0.75)).tolist()
             row = {"what": "fresh prompts", "history": history, "pool": pool, "batch": batch, "way": name}
             row |= {"pools_per_s": rate, "time_of_prefill": float(np.median(seconds) / floor)}
-            yield row | {"tokens_per_pool": float(np.mean(computed[name])) or None, "repeats": repeats}
+            yield row | {"tokens_per_pool": float(np.mean(computed[name])) or None, "repeats": len(seconds)}
 
 
 def search(ranker: Ranker) -> Row:
