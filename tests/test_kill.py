@@ -34,14 +34,14 @@ run(score, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=80, 
 
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    started = time.monotonic()
     with begin(whole) as process:
+        started = time.monotonic()
         assert process.wait() == 0
     length = time.monotonic() - started
     rng, told, ended = random.Random(0), [], 0
     while True:
         with begin(killed) as process:
-            time.sleep(rng.uniform(0, 1.5 * length / KILLS))
+            time.sleep(rng.uniform(0, length / KILLS))
             process.kill()
             if process.wait() == 0:
                 break
