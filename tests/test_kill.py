@@ -21,6 +21,7 @@ from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import run
 
 def score(configuration):
+    print("trial", flush=True)
     time.sleep(0.01)
     if configuration["p1"] == configuration["p2"]:
         raise ValueError("these two differ")
@@ -35,13 +36,14 @@ run(score, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=80, 
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with begin(whole) as process:
-        started = time.monotonic()
         assert process.wait() == 0
-    length = time.monotonic() - started
     rng, told, ended = random.Random(0), [], 0
     while True:
         with begin(killed) as process:
-            time.sleep(rng.uniform(0, length / KILLS))
+            assert process.stdout is not None
+            for _ in range(rng.randint(1, 5)):  # of 82 trials
+                process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.03))  # some moment in a trial, or between two
             process.kill()
             if process.wait() == 0:
                 break
