@@ -52,7 +52,6 @@ LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 69 M parameters, near
 TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
 FREE = 20  # questions that count how often a free answer is in the pool
 SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
-REPLAYS = 3
 OTHERS = ("whole ranking", "prefill", "grammar", "server", "server, grammar")
 CHECKED = ((20, 10), (100, 10), (20, 100))  # history items and candidates
 FIRST = """
@@ -289,21 +288,19 @@ def replay(ranker: Ranker, ways: dict[str, Answer], forget: Callable[[], object]
         code = proposals.send(float(effects[np.arange(len(SPACE.sizes)), SPACE.indices(code)].sum() + rng.normal() / 9))
     tasks = [task for task in tasks if len(task.pool) > 1]
     engine = vllm_engine(ranker)
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    total = computed = 0
-    for _ in range(REPLAYS):
-        for name, answer in ways.items():
-            engine.forget()
-            forget()
-            before = engine.prompt_tokens, engine.computed_tokens
-            started = time.perf_counter()
-            for task in tasks:
-                answer([task])
-            spent[name].append(time.perf_counter() - started)
-            if name == "ours":
-                total, computed = engine.prompt_tokens - before[0], engine.computed_tokens - before[1]
-    seconds = {name: float(np.median(values)) for name, values in spent.items()}
-    return {"what": "search", "pools": len(tasks), "seconds": seconds, "computed_share": computed / total}
+    seconds = {}
+    share = 0.0
+    for name, answer in ways.items():
+        engine.forget()
+        forget()
+        before = engine.prompt_tokens, engine.computed_tokens
+        started = time.perf_counter()
+        for task in tasks:
+            answer([task])
+        seconds[name] = time.perf_counter() - started
+        if name == "ours":
+            share = (engine.computed_tokens - before[1]) / (engine.prompt_tokens - before[0])
+    return {"what": "search", "pools": len(tasks), "seconds": seconds, "computed_share": share}
 
 
 def first_answer(load: Workload) -> Row:
