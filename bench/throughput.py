@@ -48,7 +48,7 @@ from lmsearcher_local.throughput import (
     vllm_engine,
 )
 
-LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 69 M parameters, nearly all of them for the vocabulary
+LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 68 M parameters, nearly all of them for the vocabulary
 TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
 FREE = 20  # questions that count how often a free answer is in the pool
 SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
