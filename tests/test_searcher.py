@@ -99,13 +99,17 @@ def test_what_does_not_fit_the_checkpoint_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_overhead_per_ask_is_under_10_ms_at_200_trials(policy: str) -> None:
-    searcher = Searcher(SPACE, RANKER, policy=policy)
+    searchers = [Searcher(SPACE, RANKER, policy=policy) for _ in range(3)]  # alike: what disturbs one spares another
     for code in SPACE.sample(np.random.default_rng(0), 200):
-        searcher.tell(code, value(code))
+        for searcher in searchers:
+            searcher.tell(code, value(code))
     spent = []
     for _ in range(30):
-        start = time.thread_time()  # of one thread, which is all that runs; with the scripted engine's own time
-        [code] = searcher.ask()
-        spent.append(time.thread_time() - start)
-        searcher.tell(code, value(code))
-    assert min(spent) < 0.010  # what else runs on the machine, its host included, slows most of them
+        times = []
+        for searcher in searchers:
+            start = time.thread_time()  # of one thread, which is all that runs; with the scripted engine's own time
+            [code] = searcher.ask()
+            times.append(time.thread_time() - start)
+            searcher.tell(code, value(code))
+        spent.append(min(times))
+    assert np.median(spent) < 0.010
