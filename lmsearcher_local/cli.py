@@ -5,7 +5,7 @@ Only click is imported up here: ``--help`` must answer at once.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -30,6 +30,7 @@ PRESETS = tuple(
 )
 ELSEWHERE = {  # commands with a module of their own, imported when used
     "bench": "lmsearcher_local.bench_command",
+    "bundle": "lmsearcher_local.bundle",
     "data": "lmsearcher_local.training.commands",
     "doctor": "lmsearcher_local.doctor",
     "presets": "lmsearcher_local.presets.command",
@@ -37,6 +38,7 @@ ELSEWHERE = {  # commands with a module of their own, imported when used
     "report": "lmsearcher_local.report",
     "train": "lmsearcher_local.training.commands",
     "trim": "lmsearcher_local.trim",
+    "verify": "lmsearcher_local.bundle",
 }
 
 
@@ -145,6 +147,15 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="SECONDS",
     help="Stop an evaluation after this time; its trial fails, the search goes on.",
 )
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Trials evaluated at once.  [default: 1, or what the cluster takes]"
+)
+@click.option(
+    "--executor",
+    "cluster",
+    metavar="CLUSTER",
+    help="Where to evaluate: dask:ADDRESS or ray:ADDRESS.  [default: processes of this machine]",
+)
 @model_options
 def search(
     space_file: Path | None,
@@ -162,6 +173,8 @@ def search(
     storage: str | None,
     warm_start: str | None,
     timeout_per_trial: float | None,
+    workers: int | None,
+    cluster: str | None,
     checkpoint: Path | None,
     engine: str,
 ) -> None:
@@ -184,10 +197,15 @@ def search(
     \b
     Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
       lmsearcher-local search --table nasbench201-cifar100 --trials 100 --resume
+    \b
+    Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
+      lmsearcher-local search space.yaml --objective train:score --workers 4
+      lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
     """
     import optuna
 
     from lmsearcher_local.checkpoint import load_checkpoint
+    from lmsearcher_local.executors import connected
     from lmsearcher_local.files import read_history
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.plot import plot_search
@@ -197,7 +215,8 @@ def search(
     space, name, measured = chosen_space(space_file, preset, table)
     if measured is not None and direction is not None:
         raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
-    goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
+    processes = 1 if cluster else workers or 1
+    goal = chosen_objective(space, measured, objective, command, timeout_per_trial, processes)
     plan = Plan(
         space,
         goal.name,
@@ -209,11 +228,14 @@ def search(
         read_history(warm_start, space) if warm_start else (),
     )
     out = out or Path("runs") / f"{name}-seed{seed}"
-    with open_search(out, plan, storage=storage, resume=resume) as opened:
+    with (
+        open_search(out, plan, storage=storage, resume=resume) as opened,
+        connected(cluster) if cluster else nullcontext((None, 1)) as (executor, slots),
+    ):
         click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
         try:
             with load_ranker(checkpoint, engine) as ranker, progress(trials) as show:
-                result = opened.run(goal, ranker, trials, show)
+                result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots)
         except KeyboardInterrupt:
             click.echo("The same command with --resume goes on from here.", err=True)
             raise
@@ -245,7 +267,12 @@ def chosen_space(
 
 
 def chosen_objective(
-    space: "SearchSpace", table: "Table | None", function: str | None, command: str | None, timeout: float | None
+    space: "SearchSpace",
+    table: "Table | None",
+    function: str | None,
+    command: str | None,
+    timeout: float | None,
+    workers: int,
 ) -> "Objective":
     """What to optimise."""
     from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective, load_function
@@ -257,7 +284,7 @@ def chosen_objective(
     if command is not None:
         return CommandObjective(command, space, timeout)
     assert function is not None
-    return FunctionObjective(load_function(function), timeout)
+    return FunctionObjective(load_function(function), timeout, workers)
 
 
 @contextmanager
@@ -277,11 +304,13 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
         task = bar.add_task("search", total=trials, speed="", best="-")
         started: int | None = None
         shown: str | None = None
+        failed: set[str] = set()
 
         def show(result: "Result") -> None:
             nonlocal started, shown
             if started is None:
                 started = result.evaluated
+                failed.update(trial.code for trial in result.trials if trial.value is None)
                 bar.reset(task, total=trials, completed=started)
                 if started:
                     console.print(f"{started} of {trials} trials are done already")
@@ -290,9 +319,10 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
             seconds = bar.tasks[0].elapsed or 0
             speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
             bar.update(task, completed=result.evaluated, speed=speed, best=best)
-            last = result.trials[-1]
-            if last.value is None:
-                console.print(f"trial {result.evaluated} ({last.code}) failed: {last.reason}", markup=False)
+            for trial in result.trials:
+                if trial.value is None and trial.code not in failed:
+                    failed.add(trial.code)
+                    console.print(f"trial {result.evaluated} ({trial.code}) failed: {trial.reason}", markup=False)
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
                 console.print(f"trial {result.evaluated}/{trials}: {speed}best {best}", markup=False, soft_wrap=True)
             shown = best

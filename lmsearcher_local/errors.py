@@ -1,8 +1,16 @@
 """Typed errors: each is one clear sentence for a person, and a builtin for the code that catches it."""
 
+import reprlib
+
+SENTENCE = 1000  # characters of a message at most: what it quotes comes from files, which may hold anything
+
 
 class LMSearcherError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose; its message is one line."""
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        return text if len(text) <= SENTENCE else f"{text[:SENTENCE]} ..."
 
 
 class SpaceError(LMSearcherError, ValueError):
@@ -35,3 +43,23 @@ class ObjectiveError(LMSearcherError, ValueError):
 
 class StudyError(LMSearcherError, ValueError):
     """A study that cannot be started or resumed as asked."""
+
+
+class ChecksumError(LMSearcherError, ValueError):
+    """Files that are not what their checksums say, or checksums that are missing or malformed."""
+
+
+class BundleError(LMSearcherError, RuntimeError):
+    """A bundle for a machine without a network that cannot be made."""
+
+
+def brief(value: object) -> str:
+    """A value as Python writes it, shortened where it is long or nested, for messages about what a file holds."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python refuses to write them
+        return "a number of thousands of digits"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
