@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.peers import Search
 from bench.tables import Problem
+from lmsearcher_local.engine.base import Question
 from lmsearcher_local.history import History
 from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
@@ -62,6 +63,19 @@ class ShuffledScores(Ranker):
 def _shuffled(task: Task) -> Task:
     order = _rng(task.history.codes).permutation(len(task.history))
     return task._replace(history=History(task.history.codes, tuple(task.history.scores[i] for i in order)))
+
+
+class Undecided:
+    """An engine without a model, to which all tokens are equally likely."""
+
+    max_length = 4096
+
+    def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """The same for each token."""
+        return [np.zeros(len(question.tokens)) for question in questions]
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
 
 def perfect(problem: Problem) -> Judge:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.errors import CheckpointError, brief
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
 
@@ -44,11 +44,11 @@ class Profile:
             ("template", self.template, tuple(TEMPLATES)),
             ("score_digits", self.score_digits, tuple(range(1, 9))),
         ):
-            if value not in allowed:
-                raise CheckpointError(f"{name} is one of {', '.join(map(str, allowed))}, not {value!r}")
+            if value not in allowed or type(value) is not type(allowed[0]):  # 4.0 equals 4
+                raise CheckpointError(f"{name} is one of {', '.join(map(str, allowed))}, not {brief(value)}")
         written = rf"[0-9]{{2}} ({'|'.join(MONTHS)}) [0-9]{{4}}"
         if not isinstance(self.date, str) or not re.fullmatch(written, self.date):
-            raise CheckpointError(f"date is written like '26 Jul 2024', not {self.date!r}")
+            raise CheckpointError(f"date is written like '26 Jul 2024', not {brief(self.date)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,11 @@ class Checkpoint:
 
             return CompactCodec()
         profile = self.profile
-        return TextCodec(self.tokenizer(), profile.template, profile.date, profile.score_digits)
+        tokenizer = self.tokenizer()
+        try:
+            return TextCodec(tokenizer, profile.template, profile.date, profile.score_digits)
+        except Exception as error:  # the library raises bare Exception where a file contradicts itself
+            raise CheckpointError(f"{self.path / 'tokenizer.json'}: {error}") from error
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a text checkpoint.
@@ -95,6 +99,8 @@ class Checkpoint:
         file = self.path / "tokenizer.json"
         try:
             tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+            tokenizer.no_truncation()  # which a file may ask for: a prompt is shown whole or not at all,
+            tokenizer.no_padding()  # and an answer has no other tokens than its own
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"cannot read {file}: {error}") from error
         tokens = tokenizer.get_vocab_size()
@@ -120,8 +126,9 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")
-    if not any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ()):
-        raise CheckpointError(f"{folder} is no causal language model: architectures is {config.get('architectures')}")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not any(str(name).endswith("ForCausalLM") for name in architectures):
+        raise CheckpointError(f"{folder} is no causal language model: architectures is {brief(architectures)}")
     weights = _weights(folder)
     try:
         heads = int(config["num_attention_heads"])
@@ -131,8 +138,10 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         token_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
         context = min(int(config["max_position_embeddings"]), CONTEXT_CAP)
         vocabulary = int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
+    if min(token_bytes, context, vocabulary) < 1 or max(token_bytes, vocabulary) > 1 << 40:
+        raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
     quantization = config.get("quantization_config")
     return Checkpoint(
         path=folder,
@@ -216,7 +225,7 @@ def _profile(folder: Path) -> Profile:
     known = [field.name for field in fields(Profile)]
     unknown = sorted(set(content) - set(known))
     if unknown:
-        raise CheckpointError(f"{file} has an unknown entry {unknown[0]!r}; allowed: {', '.join(known)}")
+        raise CheckpointError(f"{file} has an unknown entry {brief(unknown[0])}; allowed: {', '.join(known)}")
     try:
         return Profile(**content)
     except CheckpointError as error:

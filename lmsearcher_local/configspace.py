@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from lmsearcher_local.errors import SpaceError
+from lmsearcher_local.errors import SpaceError, brief
 
 LONGEST = 1000  # options that an integer or quantised range may come to
 
@@ -30,31 +30,42 @@ def configspace_options(serialised: Mapping[str, Any]) -> dict[str, list[Any]]:
     for key, what in (("conditions", "conditions between parameters"), ("forbiddens", "forbidden clauses")):
         if serialised.get(key):
             raise SpaceError(f"{what} cannot be imported; a space lists every combination of its options")
-    return {str(item["name"]): _options(item) for item in serialised["hyperparameters"]}
+    found: dict[str, list[Any]] = {}
+    for item in serialised["hyperparameters"]:
+        name = item["name"]
+        if not isinstance(name, str) or name in found:
+            raise SpaceError(f"each hyperparameter has a name of its own, which is text; {brief(name)} is not")
+        found[name] = _options(item)
+    return found
 
 
 def _options(item: Mapping[str, Any]) -> list[Any]:
-    name, kind = item["name"], str(item["type"])
+    name, kind = item["name"], item["type"]
     try:
-        if kind == "categorical":
-            return list(item["choices"])
-        if kind == "ordinal":
-            return list(item["sequence"])
+        if kind in ("categorical", "ordinal"):
+            options = item["choices" if kind == "categorical" else "sequence"]
+            if not isinstance(options, list):
+                raise TypeError(f"options are a list, not {brief(options)}")
+            return options
         if kind in ("constant", "unparametrized"):
             return [item["value"]]
         if kind not in ("uniform_int", "uniform_float", "normal_int", "normal_float", "beta_int", "beta_float"):
-            raise SpaceError(f"{name}: there is no way to import the type {kind!r}")
+            raise SpaceError(f"{name}: there is no way to import the type {brief(kind)}")
         low, high, step = item["lower"], item["upper"], item.get("q")
         if kind.endswith("_float") and not step:
             raise SpaceError(f"{name} is continuous ({low} to {high}); list the values to choose from, as an ordinal")
         step = step or 1
         count = int((high - low) / step + 1e-9) + 1  # 0.4 / 0.1 is meant as 4
-    except (KeyError, TypeError) as error:
+        if count > LONGEST:
+            raise SpaceError(
+                f"{name} has {count:,} values; at most {LONGEST:,} can be imported, list some as an ordinal"
+            )
+        if kind.endswith("_int"):
+            return list(range(low, high + 1, step))
+        return [float(f"{low + i * step:.12g}") for i in range(count)]  # 0.1 + 2 * 0.1 is meant as 0.3
+    except SpaceError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise SpaceError(
             f"{name}: the type {kind} is not written like this ({type(error).__name__}: {error})"
         ) from error
-    if count > LONGEST:
-        raise SpaceError(f"{name} has {count:,} values; at most {LONGEST:,} can be imported, list some as an ordinal")
-    if kind.endswith("_int"):
-        return list(range(low, high + 1, step))
-    return [float(f"{low + i * step:.12g}") for i in range(count)]  # 0.1 + 2 * 0.1 is meant as 0.3

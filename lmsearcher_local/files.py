@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lmsearcher_local.errors import HistoryError, SpaceError
+from lmsearcher_local.errors import HistoryError, SpaceError, brief
 from lmsearcher_local.space import Option, SearchSpace
 
 RESULTS = "historical_results.json"
@@ -45,12 +45,22 @@ def read_history(source: str | Path, space: SearchSpace) -> list[tuple[str, floa
     else:
         entries = _json_values(path, text, space)
     found = []
-    for where, cell, value in entries:
-        code = _checked_code(space, cell, f"{source}: {where}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise HistoryError(f"{source}: {where}: the value is {value!r}; a finite number is needed")
-        found.append((code, float(value)))
+    try:
+        for where, cell, value in entries:
+            code = _checked_code(space, cell, f"{source}: {where}")
+            found.append((code, _finite(value, f"{source}: {where}")))
+    except csv.Error as error:
+        raise HistoryError(f"{source} is no CSV: {error}") from error
     return found
+
+
+def _finite(value: object, where: str) -> float:
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
 
 
 def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
@@ -82,10 +92,13 @@ def read_pool(path: Path, space: SearchSpace) -> list[str]:
         SpaceError: the file is missing or empty, a column is missing, or a candidate is foreign or listed twice.
     """
     pool: dict[str, None] = {}
-    for where, code in _candidates(path, space):
-        if code in pool:
-            raise SpaceError(f"{path}: {where}: {code} is listed twice")
-        pool[code] = None
+    try:
+        for where, code in _candidates(path, space):
+            if code in pool:
+                raise SpaceError(f"{path}: {where}: {code} is listed twice")
+            pool[code] = None
+    except csv.Error as error:
+        raise SpaceError(f"{path} is no CSV: {error}") from error
     if not pool:
         raise SpaceError(f"{path} holds no candidate; write one code a line, or a CSV with a column per parameter")
     return list(pool)
@@ -121,7 +134,7 @@ def _configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple
                 index = known[row[column]] = _numeric(options, row[column])
             if index < 0:
                 allowed = ", ".join(map(repr, options))
-                raise SpaceError(f"{path}: {where}: {name} has no option {row[column]!r}; allowed: {allowed}")
+                raise SpaceError(f"{path}: {where}: {name} has no option {brief(row[column])}; allowed: {allowed}")
             indices.append(index)
         yield where, _checked_code(space, space.code(indices), f"{path}: {where}"), row
 
@@ -188,7 +201,7 @@ def _csv_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str
         try:
             yield where, code, float(value)
         except ValueError:
-            raise HistoryError(f"{path}: {where}: the value is {value!r}; a finite number is needed") from None
+            raise HistoryError(f"{path}: {where}: the value is {brief(value)}; a finite number is needed") from None
 
 
 def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
@@ -245,7 +258,7 @@ def _encoded(space: SearchSpace, configuration: dict[str, Option], where: str) -
 
 def _checked_code(space: SearchSpace, code: object, where: str) -> str:
     if not isinstance(code, str):
-        raise SpaceError(f"{where}: a code is text, not {code!r}")
+        raise SpaceError(f"{where}: a code is text, not {brief(code)}")
     try:
         space.decode(code)
     except SpaceError as error:

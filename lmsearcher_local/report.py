@@ -39,16 +39,34 @@ def report(study: str) -> None:
     """
     import optuna
 
-    from lmsearcher_local.stored import stored_study
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    text = page(stored_study(study), Path(study).resolve().name if Path(study).is_dir() else study.rpartition("#")[2])
+    text = page_of(study)
     out = Path(study if Path(study).is_dir() else ".") / PAGE
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"cannot write {out}: {error.strerror}") from error
     click.echo(f"Report: {out}")
+
+
+def page_of(source: str) -> str:
+    """The page about a study as the command names it.
+
+    Raises:
+        StudyError: there is no such study, or it holds what no search of this package wrote.
+    """
+    from lmsearcher_local.errors import LMSearcherError, StudyError
+    from lmsearcher_local.stored import stored_study
+
+    study = stored_study(source)
+    try:
+        return page(study, Path(source).resolve().name if Path(source).is_dir() else source.rpartition("#")[2])
+    except LMSearcherError as error:
+        raise StudyError(f"{source}: {error}") from error
+    except Exception as error:  # whatever follows from attributes that another hand wrote
+        raise StudyError(
+            f"{source} holds what no search of this package wrote ({type(error).__name__}: {error})"
+        ) from error
 
 
 def page(study: "optuna.Study", name: str) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import yaml
 
 from lmsearcher_local.configspace import configspace_options, is_configspace
-from lmsearcher_local.errors import SpaceError
+from lmsearcher_local.errors import SpaceError, brief
 
 Option: TypeAlias = str | int | float | bool | None
 Configuration: TypeAlias = dict[str, Option]
 
+OPTIONS, DIGITS = 100_000, 1000  # that a space has at most: options in all, digits of a code
+FILE_BYTES = 1 << 20  # of a space file at most
 ENUMERABLE = 1_000_000  # spaces up to this size may be listed code by code when random draws find nothing new
 
 
@@ -45,9 +47,12 @@ class SearchSpace:
         if isinstance(parameters, Mapping):
             named = {name: _checked_options(name, options) for name, options in parameters.items()}
         else:
-            named = {f"p{i}": _counted_options(i, count) for i, count in enumerate(_sequence(parameters))}
+            counts = [_checked_count(i, count) for i, count in enumerate(_sequence(parameters))]
+            _check_size(counts)  # before that many are made
+            named = {f"p{i}": tuple(range(count)) for i, count in enumerate(counts)}
         if not named:
             raise SpaceError("a search space needs at least one parameter, this one has none")
+        _check_size([len(options) for options in named.values()])
         self.names: tuple[str, ...] = tuple(named)
         self.options: tuple[tuple[Option, ...], ...] = tuple(named.values())
         self.sizes: tuple[int, ...] = tuple(len(options) for options in self.options)
@@ -70,11 +75,16 @@ class SearchSpace:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            parameters = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            with path.open("rb") as stream:
+                text = stream.read(FILE_BYTES + 1).decode("utf-8")
+            if len(text) > FILE_BYTES:
+                raise SpaceError(f"{path} is no space file: it is longer than {FILE_BYTES:,} bytes")
+            parameters = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
         except OSError as error:
             raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from error
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
+        except SpaceError:
+            raise
+        except Exception as error:  # of a wrong value PyYAML also raises IndexError, KeyError and AttributeError
             kind = "JSON" if path.suffix == ".json" else "YAML"
             raise SpaceError(f"{path} is not valid {kind}: {_line(error)}") from error
         if not isinstance(parameters, (dict, list)):
@@ -115,7 +125,7 @@ class SearchSpace:
             SpaceError: the code has another length, a character that is no digit, or an index out of range.
         """
         if not isinstance(code, str) or len(code) != self.code_length or not (code.isascii() and code.isdigit()):
-            raise SpaceError(f"{code!r} is not of this space: its codes are {self.code_length} digits long")
+            raise SpaceError(f"{brief(code)} is not of this space: its codes are {self.code_length} digits long")
         found, start = [], 0
         for name, size, width in zip(self.names, self.sizes, self._widths, strict=True):
             index = int(code[start : start + width])
@@ -138,7 +148,7 @@ class SearchSpace:
         for name, options in zip(self.names, self.options, strict=True):
             value = configuration[name]
             if value not in options:
-                raise SpaceError(f"{name} has no option {value!r}; allowed: {', '.join(map(repr, options))}")
+                raise SpaceError(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
             indices.append(options.index(value))
         code = self.code(indices)
         self.decode(code)
@@ -238,27 +248,55 @@ def _sequence(value: object) -> Sequence[Any]:
     raise SpaceError(f"a search space is a list of option counts or a mapping from name to options, not {kind}")
 
 
-def _counted_options(position: int, count: object) -> tuple[Option, ...]:
+def _checked_count(position: int, count: object) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise SpaceError(f"position {position}: an option count is a whole number of at least 1, not {count!r}")
-    return tuple(range(count))
+        raise SpaceError(f"position {position}: an option count is a whole number of at least 1, not {brief(count)}")
+    return count
+
+
+def _check_size(counts: Sequence[int]) -> None:
+    if sum(counts) > OPTIONS:
+        raise SpaceError(f"a search space has at most {OPTIONS:,} options in all")
+    if sum(len(str(count - 1)) for count in counts) > DIGITS:
+        raise SpaceError(
+            f"the codes of a search space have at most {DIGITS:,} digits; this one has too many parameters"
+        )
 
 
 def _checked_options(name: object, options: object) -> tuple[Option, ...]:
-    if not isinstance(name, str) or not name:
-        raise SpaceError(f"a parameter name is text, not {name!r}")
+    if not isinstance(name, str) or not name or not _written(name):
+        raise SpaceError(f"a parameter name is text, not {brief(name)}")
     if isinstance(options, (set, frozenset)):
         raise SpaceError(f"{name}: options have an order, a set has none; give a list")
     if not isinstance(options, (list, tuple, range)):
         raise SpaceError(f"{name}: options are a list, not {type(options).__name__}")
     if not options:
         raise SpaceError(f"{name} has no options; at least one is needed")
-    for i, option in enumerate(options):
-        if not isinstance(option, (str, int, float, bool, type(None))) or option != option:
-            raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {option!r}")
-        if option in options[:i]:
-            raise SpaceError(f"{name} lists the option {option!r} twice")
+    _check_size([len(options)])
+    known: set[Option] = set()
+    for option in options:
+        if not isinstance(option, (str, int, float, bool, type(None))) or option != option or not _written(option):
+            raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {brief(option)}")
+        if option in known:
+            raise SpaceError(f"{name} lists the option {brief(option)} twice")
+        known.add(option)
     return tuple(options)
+
+
+def _written(option: Option) -> bool:
+    """Whether a file in UTF-8 can hold it, and numbers of its size can be reckoned with."""
+    if isinstance(option, str):
+        return option.encode(errors="replace").decode() == option
+    return not isinstance(option, int) or abs(option) < 10**300
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without merge keys, with which a short file describes an endless mapping."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
 
 
 def _line(error: Exception) -> str:

@@ -29,7 +29,10 @@ def stored_study(source: str | Path) -> optuna.Study:
             raise StudyError(f"{place} holds {len(names)} studies; name one: {place}#STUDY_NAME ({', '.join(names)})")
         if name and name not in names:
             raise StudyError(f"{place} holds no study {name!r}; it holds: {', '.join(names) or 'none'}")
-        return optuna.load_study(study_name=name or None, storage=storage)
+        study = optuna.load_study(study_name=name or None, storage=storage)
+        for trial in study.get_trials(deepcopy=False):  # read now what a damaged journal makes unreadable
+            _ = trial.params, trial.user_attrs, trial.value if len(study.directions) == 1 else trial.values
+        return study
     except StudyError:
         raise
     except Exception as error:  # whatever a damaged journal or a database's driver raises

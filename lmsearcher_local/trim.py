@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.errors import CheckpointError, LMSearcherError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +32,7 @@ COPIED = (  # what goes along as it is; all else is rewritten, or belongs to the
     *("lmsearcher.json", "chat_template.jinja", "chat_template.json", "README.md"),
     *("LICENSE*", "NOTICE*", "USE_POLICY*"),
 )
+UNWRITTEN = (LookupError, TypeError, AttributeError, ValueError, RecursionError)  # where a file has another form
 CHUNK = 16 << 20  # bytes copied at a time
 CHECKED = 100  # random prompts that both tokenizers must split alike
 
@@ -99,6 +100,8 @@ def trim_checkpoint(checkpoint: "Checkpoint", out: Path, writing: Callable[[str]
         shutil.rmtree(partial)
         if isinstance(error, OSError):
             raise CheckpointError(f"cannot write {out}: {error.strerror}") from error
+        if isinstance(error, UNWRITTEN) and not isinstance(error, LMSearcherError):
+            raise _unwritten(checkpoint.path, error) from error
         raise
     return load_checkpoint(out)
 
@@ -109,6 +112,21 @@ def kept_tokens(checkpoint: "Checkpoint") -> list[int]:
     Raises:
         CheckpointError: the checkpoint has another codec, is quantised, or its tokenizer is not of Llama 3's kind.
     """
+    try:
+        return _kept_tokens(checkpoint)
+    except CheckpointError:
+        raise
+    except UNWRITTEN as error:
+        raise _unwritten(checkpoint.path, error) from error
+
+
+def _unwritten(folder: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"the tokenizer or a configuration of {folder} is not written like Llama 3's ({type(error).__name__}: {error})"
+    )
+
+
+def _kept_tokens(checkpoint: "Checkpoint") -> list[int]:
     from lmsearcher_local.checkpoint import read_json
     from lmsearcher_local.prompt.text import TEMPLATES
 

@@ -4,7 +4,6 @@ import copy
 import json
 import multiprocessing
 import os
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,13 +66,8 @@ def train(
     first, seconds = 0, 0.0
     state_file, log = out / "state.pt", out / "log.jsonl"
     if state_file.exists():
-        state = _read_state(state_file, seed, device)
-        model.load_state_dict(state["model"])
-        averaged.load_state_dict(state["averaged"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        first, seconds = state["step"], state["seconds"]
-    _cut_log(log, first)
+        first, seconds = read_state(state_file, seed, device, (model, averaged), optimisers)
+    cut_log(log, first)
     for step, batches in _stream(seed, first, steps, tokens):
         began = time.perf_counter()
         for optimiser in optimisers:
@@ -215,22 +209,43 @@ def _on_cpu(model: Ranker) -> Ranker:
     return model if model.name_gain.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
-def _read_state(path: Path, seed: int, device: str) -> dict[str, Any]:
-    """The state of a run, checked to be of this seed (states of older versions do not say)."""
+def read_state(
+    path: Path,
+    seed: int,
+    device: str,
+    models: tuple[torch.nn.Module, torch.nn.Module],
+    optimisers: list[torch.optim.Optimizer],
+) -> tuple[int, float]:
+    """Take up a run: weights, averaged weights and optimisers; the number of steps done, and their seconds.
+
+    Raises:
+        StudyError: the file holds another seed's run, or is no state of this trainer.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        known = state.get("seed", seed)
-    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        known = state.get("seed", seed)  # states of older versions do not say
+        if known == seed:
+            for model, name in zip(models, ("model", "averaged"), strict=True):
+                model.load_state_dict(state[name])
+            for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            return int(state["step"]), float(state["seconds"])
+    except Exception as error:  # whatever a damaged archive raises
         raise StudyError(f"{path} is not a state of this trainer; remove it or name another folder") from error
-    if known != seed:
-        raise StudyError(f"{path.parent} holds a run with seed {known}, not {seed}; name another folder or that seed")
-    return state
+    raise StudyError(f"{path.parent} holds a run with seed {known}, not {seed}; name another folder or that seed")
 
 
-def _cut_log(log: Path, last: int) -> None:
-    """Drop the lines after step ``last``, which are trained again, and a line that was cut off in writing."""
-    rows = log.read_text().splitlines(keepends=True) if log.exists() else []
-    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= last]
+def cut_log(log: Path, last: int) -> None:
+    """Drop the lines after step ``last``, which are trained again, and a line that was cut off in writing.
+
+    Raises:
+        StudyError: the file is no log of this trainer.
+    """
+    try:
+        rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= last]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StudyError(f"{log} is not a log of this trainer; remove it or name another folder") from error
     part = log.with_suffix(".tmp")
-    part.write_text("".join(kept))
+    part.write_text("".join(kept), encoding="utf-8")
     part.replace(log)

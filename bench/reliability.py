@@ -1,0 +1,119 @@
+"""Faults on purpose: spoiled files, hostile weights, and a long search that is killed, filled up and made to hang.
+
+``python -m bench.reliability fuzz --out runs/reliability`` (``hostile`` and ``soak`` likewise) writes ``fuzz.jsonl``,
+versions and device in each row, and prints the table that ``bench/reliability.md`` holds. What must never be is an
+error here, with what led to it.
+"""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+
+from lmsearcher_local import throughput
+from lmsearcher_local.provenance import provenance
+
+Row = dict[str, Any]
+MEMORY = 8 << 30  # address space while files are read
+
+
+@click.group()
+def main() -> None:
+    """What happens when things go wrong."""
+
+
+@main.command()
+@click.option("--examples", type=click.IntRange(1), default=3000, show_default=True, help="Files per reader.")
+@click.option("--seconds", type=click.IntRange(0), default=60, show_default=True, help="Of atheris per reader.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
+def fuzz(examples: int, seconds: int, out: Path) -> None:
+    """Spoil files for every reader: it reads them, or refuses them in one sentence that names the file."""
+    from bench.fuzz import readers
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    rows = []
+    for name, reader in readers().items():
+        row = {"reader": name, **spoil(name, max(1, examples // 50) if reader.slow else examples)}
+        if seconds and find_spec("atheris"):
+            row |= guided(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
+        rows.append(row)
+        click.echo(json.dumps(row), err=True)
+        throughput.write(out / "fuzz.jsonl", rows)
+    keys = ("reader", "files", "read", "refused", "slowest_ms", "guided", "branches", "broken")
+    click.echo(table(rows, keys, (*keys[:5], "files of atheris", "branches reached", "neither")))
+    click.echo(about())
+
+
+def spoil(name: str, examples: int) -> Row:
+    """What becomes of spoiled files, which hypothesis draws."""
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+
+    from bench.fuzz import contents, prepare, readers, verdict
+
+    reader = readers()[name]
+    found: Counter[str] = Counter()
+    slowest = 0.0
+    with TemporaryDirectory() as scratch:
+        prepare(reader, Path(scratch))
+
+        @settings(
+            max_examples=examples, database=None, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck]
+        )
+        @given(st.data())
+        def draw(data: st.DataObject) -> None:
+            nonlocal slowest
+            content = data.draw(contents(reader))
+            started = time.perf_counter()
+            found[verdict(reader, content, Path(scratch))] += 1
+            slowest = max(slowest, time.perf_counter() - started)
+
+        broken = 0
+        try:
+            draw()
+        except Exception as error:
+            broken = 1
+            click.echo(f"{name}: {error!r}", err=True)
+    return {"files": found.total(), **found, "slowest_ms": round(1000 * slowest), "broken": broken}
+
+
+def guided(name: str, corpus: Path, seconds: int) -> Row:
+    """What atheris finds, in a process of its own."""
+    command = [sys.executable, "-m", "bench.guided", name, str(corpus), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    files = re.findall(r"stat::number_of_executed_units:\s+(\d+)", done.stderr)
+    branches = re.findall(r"cov: (\d+)", done.stderr)
+    if done.returncode or not files:
+        click.echo(f"{name}: {done.stderr[-3000:]}", err=True)
+    row = {"guided": int(files[-1]) if files else 0, "branches": int(branches[-1]) if branches else 0}
+    return row | ({"broken": 1} if done.returncode else {})
+
+
+def table(rows: Iterable[Row], keys: Sequence[str], titles: Sequence[str] = ()) -> str:
+    """Rows as Markdown."""
+    lines = ["| " + " | ".join(titles or keys) + " |", "|" + " --- |" * len(keys)]
+    for row in rows:
+        cells = [row.get(key, "-") for key in keys]
+        lines.append("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def about() -> str:
+    """Versions and device, for under a table."""
+    found: Row = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"\n{found['processor']}, {found['device']}; {versions}"
+
+
+if __name__ == "__main__":
+    main()
