@@ -16,8 +16,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from numbers import Real
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -34,9 +36,16 @@ class ObjectiveFailed(LMSearcherError, RuntimeError):
     """One evaluation gave no score; its message is the reason."""
 
 
+class WorkerLost(ObjectiveFailed):
+    """The process of an evaluation died before it answered, which may not be the configuration's fault."""
+
+
 @runtime_checkable
 class Objective(Protocol):
-    """Something to optimise. ``name`` is kept with the study, so that a resume continues the same thing."""
+    """Something to optimise. ``name`` is kept with the study, so that a resume continues the same thing.
+
+    Workers of a search call it from threads; on a cluster each has a copy, made by pickle.
+    """
 
     name: str
 
@@ -70,41 +79,67 @@ class TableObjective:
 class FunctionObjective:
     """A function that takes the configuration as a dictionary and returns a number.
 
-    It runs in this process; with a timeout in a process of its own, which is kept for the next trial and killed when
-    the time is over. That process is spawned, never forked: this one may hold a model.
+    It runs in this process; with a timeout, or for several workers, in processes of its own, as many as are called for
+    at once. They are kept for further trials, and killed when a trial's time is over. They are spawned, never forked:
+    this process may hold a model.
 
     Raises:
-        ObjectiveError: with a timeout, and the function cannot be imported by another process.
+        ObjectiveError: it needs processes, and the function cannot be imported by another process.
     """
 
-    def __init__(self, function: Function, timeout: float | None = None) -> None:
+    def __init__(self, function: Function, timeout: float | None = None, workers: int = 1) -> None:
         module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
         self.name = f"function {module}:{name or type(function).__name__}"
         self._function = function
         self._timeout = timeout
-        self._worker: _Worker | None = None
-        if timeout is not None and (not module or not name or "<" in name):
+        self._apart = timeout is not None or workers > 1
+        self._processes: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._importable = bool(module and name and "<" not in name)
+        if self._apart and not self._importable:
             raise ObjectiveError(
-                f"with a timeout the objective runs in a process of its own, so it must be a function that can be"
-                f" imported by its name; {self.name} cannot"
+                f"with a timeout or several workers the objective runs in processes of its own, so it must be a"
+                f" function that can be imported by its name; {self.name} cannot"
             )
 
     def __call__(self, code: str, configuration: Configuration) -> float:
-        if self._timeout is None:
+        if not self._apart:
             return checked(_call(self._function, configuration))
-        if self._worker is None:
-            self._worker = _Worker(self._function)
+        process = self._idle.pop() if self._idle else self._started()
         try:
-            return checked(self._worker.call(configuration, self._timeout))
-        except BaseException:
-            if self._worker.lost:
-                self.close()
-            raise
+            return checked(process.call(configuration, self._timeout))
+        finally:
+            if process.lost:
+                process.kill()
+                self._processes.discard(process)
+            else:
+                self._idle.append(process)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another machine imports the function by its name, from the same folder if there is one."""
+        module = self._function.__module__ if self._importable else "__main__"
+        function = self._function if module == "__main__" else f"{module}:{self._function.__qualname__}"
+        return _received, (function, os.getcwd(), self._timeout)
 
     def close(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        for process in [*self._processes]:
+            process.kill()
+        self._processes.clear()
+        self._idle.clear()
+
+    def _started(self) -> "_Worker":
+        process = _Worker(self._function)
+        self._processes.add(process)
+        return process
+
+
+@lru_cache(maxsize=8)  # so that a worker of a cluster keeps the processes of an objective that it gets with each trial
+def _received(function: Function | str, folder: str, timeout: float | None) -> FunctionObjective:
+    if os.path.isdir(folder) and folder not in sys.path:
+        sys.path.insert(0, folder)
+    objective = FunctionObjective(load_function(function) if isinstance(function, str) else function, timeout)
+    Finalize(objective, objective.close, exitpriority=1)  # before multiprocessing waits for their end
+    return objective
 
 
 class CommandObjective:
@@ -122,6 +157,8 @@ class CommandObjective:
         self.name = f"command {command}"
         self._command = command
         self._timeout = timeout
+        self._folder = os.getcwd()
+        self._running: list[int] = []
         known = "|".join(map(re.escape, ("ncode", *space.names)))
         self._placeholder = re.compile(r"(?<!\$)\{(" + known + r"|[A-Za-z_]\w*)\}")
         if not command.strip():
@@ -146,8 +183,10 @@ class CommandObjective:
                 stdout=output,
                 stderr=errors,
                 env={**os.environ, **variables},
+                cwd=self._folder if os.path.isdir(self._folder) else None,  # another machine may not have it
                 start_new_session=True,
             )
+            self._running.append(process.pid)
             try:
                 status = process.wait(self._timeout)
             except BaseException as error:
@@ -156,6 +195,8 @@ class CommandObjective:
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise ObjectiveFailed(f"not done after {self._timeout:g} s") from None
                 raise
+            finally:
+                self._running.remove(process.pid)
             if status != 0:
                 raise ObjectiveFailed(f"exit status {status}: {_last_line(errors) or 'nothing on stderr'}")
             line = _last_line(output)
@@ -167,7 +208,8 @@ class CommandObjective:
             raise ObjectiveFailed(f"the last line is no number: {line[:200]!r}") from None
 
     def close(self) -> None:
-        pass
+        for pid in [*self._running]:
+            _kill_group(pid)
 
 
 def load_function(spec: str) -> Function:
@@ -215,14 +257,20 @@ class _Worker:
     def __init__(self, function: Function) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # No daemon: those may not have children, and data loaders are children.
+        # No daemon: those may not have children, and data loaders are children. Neither may Dask's workers, by default.
         self._process = context.Process(target=_serve, args=(function, theirs))
-        self._process.start()
+        own = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+        daemon = own.pop("daemon", None)
+        try:
+            self._process.start()
+        finally:
+            if daemon is not None:
+                own["daemon"] = daemon
         theirs.close()
         self.lost = True  # no answer is to be expected from it any more, or not yet
         self._fresh = True
 
-    def call(self, configuration: Configuration, timeout: float) -> object:
+    def call(self, configuration: Configuration, timeout: float | None) -> object:
         if self._fresh:
             self._receive(None)  # imports are done; the time of a trial counts from here
             self._fresh = False
@@ -238,13 +286,13 @@ class _Worker:
 
     def _receive(self, timeout: float | None) -> object:
         self.lost = True  # an interrupted wait leaves the process at work
-        if not self._connection.poll(timeout):
-            raise ObjectiveFailed(f"not done after {timeout:g} s")
         try:
+            if not self._connection.poll(timeout):
+                raise ObjectiveFailed(f"not done after {timeout:g} s")
             value, failure = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # it ended, or another thread killed it
             self._process.join()
-            raise ObjectiveFailed(f"its process ended with exit status {self._process.exitcode}") from None
+            raise WorkerLost(f"its process ended with exit status {self._process.exitcode}") from None
         self.lost = False
         if failure is not None:
             raise ObjectiveFailed(failure)

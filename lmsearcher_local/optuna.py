@@ -52,9 +52,10 @@ class LMSearcherSampler(BaseSampler):
     """Samples as the model picks, from a fixed search space or from whatever the objective suggests.
 
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
-    whoever sampled them, and pruned ones with their last intermediate value. Those without a finite value (failed,
-    running, enqueued) or infeasible are not shown, and not proposed again either. Trials marked ``killed`` count as
-    never started, so that a resumed study proposes the same configuration once more.
+    whoever sampled them, and pruned ones with their last intermediate value; running and enqueued ones with the value
+    that ``surrogate.believed`` imputes. Those that failed or have no finite value or are infeasible are not shown. None
+    is proposed again. Trials marked ``killed`` count as never started, so that a resumed study proposes the same
+    configuration once more.
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
@@ -128,8 +129,10 @@ class LMSearcherSampler(BaseSampler):
                     break
             return values
 
-    def propose(self, study: Study) -> Configuration:
-        """The configuration of the fixed space to evaluate next, for a loop that stores whole trials itself.
+    def propose(self, study: Study, n: int = 1) -> list[tuple[Configuration, Choice | None]]:
+        """Configurations of the fixed space to evaluate next, for a loop that stores whole trials itself.
+
+        With each comes what the model picked it from, where it was asked. Fewer come back when the space holds no more.
 
         Raises:
             ValueError: the study has several objectives, or the sampler has no fixed space.
@@ -140,12 +143,10 @@ class LMSearcherSampler(BaseSampler):
             raise ValueError("without a fixed space, configurations are proposed to trials of a study only")
         with self._lock:
             self._told(study)
-            return self._fixed.searcher.space.decode(self._fixed.searcher.ask()[0])
-
-    @property
-    def choice(self) -> Choice | None:
-        """What the model picked for the last ``propose``, where it was asked."""
-        return next(iter(self._fixed.searcher.choices), None) if self._fixed else None
+            searcher = self._fixed.searcher
+            codes = searcher.ask(n)
+            choices = {choice.code: choice for choice in searcher.choices}
+            return [(searcher.space.decode(code), choices.get(code)) for code in codes]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -183,8 +184,10 @@ class LMSearcherSampler(BaseSampler):
                     searcher.tell(code, value)
                 elif behind:
                     continue  # what failed may be what was chosen behind it
-                else:
+                elif trial.state.is_finished():
                     searcher.close(code)
+                else:
+                    searcher.begin(code)
                 codes.add(code)
                 if behind:
                     varied.add(code)

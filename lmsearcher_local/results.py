@@ -21,8 +21,9 @@ def columns(names: Sequence[str]) -> list[str]:
 
 def rows(result: "Result") -> list[list[Any]]:
     """A row for each trial in order; of a failed one without a value, but with the reason."""
+    names = result.space.names
     return [
-        [i, trial.code, trial.value, trial.reason, *result.space.decode(trial.code).values()]
+        [i, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in names)]
         for i, trial in enumerate(result.trials, 1)
     ]
 

@@ -12,6 +12,7 @@ from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
 from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import believed
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
 
@@ -65,22 +66,30 @@ class Searcher:
         self.temperature = temperature
         self._policy = POLICIES[policy]
         self._values: dict[str, list[float]] = {}  # in order of first evaluation
-        self._closed: set[str] = set()  # asked and not yet told, or failed: never proposed again
+        self._pending: dict[str, None] = {}  # asked and not yet told, in that order
+        self._closed: set[str] = set()  # failed
+        self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
         self.choices: list[Choice] = []  # those codes of the last ask that the model picked, and out of what
 
     def ask(self, n: int = 1) -> list[str]:
         """The next ``n`` codes to evaluate, distinct, never evaluated before; all of them from one engine call.
 
-        Fewer come back when the space holds no more.
+        Codes asked before and not yet told count with the score that a Gaussian process expects of them
+        (``surrogate.believed``). Fewer come back when the space holds no more.
 
         Raises:
             SpaceExhausted: every valid code is evaluated, failed or being evaluated.
         """
         return ask_together([self], n)[0]
 
+    @property
+    def _known(self) -> set[str]:
+        """What is never proposed again."""
+        return {*self._values, *self._pending, *self._closed}
+
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
-        history, known = self.history, {*self._values, *self._closed}
+        history, known = believed(self.space, self.history, [*self._pending]), self._known
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
@@ -101,10 +110,10 @@ class Searcher:
         for pick, task, rng in picks:
             # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
             free = [code for code in (pick.code, *task.pool) if code not in codes]
-            codes += free[:1] or self.space.sample(rng, 1, {*self._values, *self._closed, *codes})
+            codes += free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
             if len(task.pool) > 1 and codes[-1] == pick.code:
                 self.choices.append(Choice(pick.code, tuple(task.pool), math.exp(pick.log_prob)))
-        self._closed.update(codes)
+        self._pending.update(dict.fromkeys(codes))
         return codes
 
     def tell(self, code: str, value: float) -> None:
@@ -114,25 +123,43 @@ class Searcher:
             SpaceError: the code is not of this space.
             HistoryError: the value is not a finite number.
         """
-        self.space.decode(code)
+        self._check(code)
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
             raise HistoryError(f"the value of {code} is {value!r}; a finite number is needed")
+        self._pending.pop(code, None)
         self._closed.discard(code)
         self._values.setdefault(code, []).append(float(value))
 
-    def close(self, code: str) -> None:
-        """Rule out a code without a value: its evaluation failed, or somebody else is at it.
+    def begin(self, code: str) -> None:
+        """Note that somebody else evaluates a code: it counts as asked.
 
         Raises:
             SpaceError: the code is not of this space.
         """
-        self.space.decode(code)
+        self._check(code)
+        if code not in self._values:
+            self._pending[code] = None
+
+    def close(self, code: str) -> None:
+        """Rule out a code without a value: its evaluation failed.
+
+        Raises:
+            SpaceError: the code is not of this space.
+        """
+        self._check(code)
+        self._pending.pop(code, None)
         if code not in self._values:
             self._closed.add(code)
+
+    def _check(self, code: str) -> None:
+        if code not in self._valid:
+            self.space.decode(code)
+            self._valid.add(code)
 
     def clear(self) -> None:
         """Forget everything asked, told and closed, for a caller that keeps the state and tells it anew."""
         self._values.clear()
+        self._pending.clear()
         self._closed.clear()
 
     @property

@@ -4,7 +4,9 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -18,14 +20,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceExhausted, StudyError
+from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, write_history
-from lmsearcher_local.objective import Function, FunctionObjective, Objective, ObjectiveFailed
+from lmsearcher_local.objective import Function, FunctionObjective, Objective
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import write_results
-from lmsearcher_local.searcher import INITIAL, Direction
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.searcher import Direction
+from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL
 
 TABLE = "results.csv"
@@ -72,9 +75,11 @@ class Trial:
     """One evaluation; a failed one has a reason instead of a value."""
 
     code: str
+    configuration: Configuration
     value: float | None
     reason: str | None
     given: bool  # by a warm start
+    ranked: bool = False  # picked by the model out of a pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,7 @@ class Result:
     @property
     def random(self) -> int:
         """How many trials, from the first, were drawn at random or given: the model was not asked yet."""
-        seen = list(takewhile(lambda trial: trial.value is None, self.trials))
-        return min(max(INITIAL, len(seen) + 1, sum(trial.given for trial in self.trials)), len(self.trials))
+        return sum(1 for _ in takewhile(lambda trial: not trial.ranked, self.trials))
 
 
 class Search:
@@ -113,6 +117,7 @@ class Search:
         self._out = out
         self._storage = storage
         self._study = study
+        self._ended: dict[int, Trial] = {}  # by number; trials that ended do not change
 
     def run(
         self,
@@ -120,14 +125,25 @@ class Search:
         ranker: Ranker,
         trials: int,
         on_trial: Callable[[Result], None] | None = None,
+        *,
+        executor: Executor | None = None,
+        workers: int = 1,
     ) -> Result:
         """Search until ``trials`` configurations are evaluated, those of earlier runs included.
 
+        Whenever workers are free, configurations for all of them are asked in one engine call. Those under way count
+        with the value that ``surrogate.believed`` imputes. A trial whose process dies is tried once more.
+
         Args:
             on_trial: called with the result so far at the start and after every trial.
+            executor: where to evaluate; by default this process for one worker, threads of it for several. The study
+                does not shut it down.
+            workers: trials under way at once.
 
         Raises:
             PromptError: the space does not fit the checkpoint.
+            ObjectiveError: the executor does not take the objective.
+            StudyError: the executor cannot go on. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
         plan = self._plan
@@ -135,39 +151,62 @@ class Search:
             ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
         study = self._started()
-        wanted = distributions(plan.space)
         result = self._keep(study, on_trial)
         runs, tokens = [*study.user_attrs.get(RUNS, [])], _tokens(ranker)
         if result.evaluated < trials:
-            run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, **provenance()}
-            runs.append(run)
+            run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, "workers": workers}
+            runs.append({**run, **provenance()})
             study.set_user_attr(RUNS, runs)  # now, because a kill may end it
+        own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
+        place = executor or own
+        assert place is not None
+        under_way: dict[Future[Outcome], FrozenTrial] = {}
+        again: set[int] = set()
+
+        def submit(trial: FrozenTrial) -> None:
+            under_way[submitted(place, objective, plan.space.encode(trial.params), trial.params)] = trial
+
         try:
-            while result.evaluated < trials:
-                try:
-                    configuration = sampler.propose(study)
-                except SpaceExhausted:
-                    return replace(result, exhausted=True)
-                # The whole trial in one write: Optuna's ask would write, and sync to disk, each parameter on its own.
-                study.add_trial(
-                    create_trial(
-                        state=TrialState.RUNNING,
-                        params=configuration,
-                        distributions=wanted,
-                        user_attrs=_described(sampler.choice),
-                    )
-                )
-                trial = study.get_trials(deepcopy=False)[-1]
-                try:
-                    value = objective(plan.space.encode(configuration), configuration)
-                except ObjectiveFailed as error:
-                    _fail(study, trial, REASON, str(error))
-                else:
-                    study.tell(trial.number, value)
+            exhausted = False
+            while True:
+                free = min(workers, trials - result.evaluated) - len(under_way)
+                if free > 0 and not exhausted:
+                    try:
+                        proposals = sampler.propose(study, free)
+                    except SpaceExhausted:
+                        proposals, exhausted = [], True
+                    for trial in _begin(study, plan.space, proposals):
+                        submit(trial)
+                if not under_way:
+                    return replace(result, exhausted=exhausted)
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                broken: StudyError | None = None
+                for future in sorted(done, key=lambda future: under_way[future].number):
+                    trial = under_way.pop(future)
+                    try:
+                        value, reason, lost = outcome(future)
+                    except StudyError as error:  # but what others say is still to be kept
+                        broken = error
+                        continue
+                    if lost and trial.number not in again:
+                        again.add(trial.number)
+                        submit(trial)
+                    elif value is None:
+                        _fail(study, trial, REASON, reason)
+                    else:
+                        study.tell(trial.number, value)
                 result = self._keep(study, on_trial)
-            return result
+                if broken:
+                    raise broken
         finally:
+            for future in under_way:
+                future.cancel()
             objective.close()
+            while own and not all(future.done() for future in under_way):
+                time.sleep(0.1)
+                objective.close()  # once more: threads may have started something meanwhile
+            if own:
+                own.shutdown()
             if runs and tokens:
                 runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
                 study.set_user_attr(RUNS, runs)
@@ -189,7 +228,7 @@ class Search:
         return study
 
     def _keep(self, study: optuna.Study, on_trial: Callable[[Result], None] | None) -> Result:
-        result = _result(study, self._plan.space, self._plan.direction)
+        result = _result(study, self._plan.space, self._plan.direction, self._ended)
         write_history(
             self._out / RESULTS, [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
         )
@@ -245,17 +284,22 @@ def run(
     resume: bool = False,
     warm_start: Values = (),
     on_trial: Callable[[Result], None] | None = None,
+    executor: Executor | None = None,
+    workers: int = 1,
 ) -> Result:
     """Search a space for the best value of a function or of an ``Objective``; see ``open_search`` and ``Search.run``.
+
+    Several workers without an executor evaluate a function in processes of their own.
 
     Args:
         checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
         warm_start: codes and values known before.
     """
-    goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
+    processes = 1 if executor else workers
+    goal = objective if isinstance(objective, Objective) else FunctionObjective(objective, workers=processes)
     plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
     with open_search(Path(out), plan, storage=storage, resume=resume) as search:
-        return search.run(goal, ranker, trials, on_trial)
+        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers)
 
 
 def result_of(study: optuna.Study) -> Result:
@@ -267,18 +311,45 @@ def result_of(study: optuna.Study) -> Result:
     plan = study.user_attrs.get(PLAN)
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
-    return _result(study, SearchSpace(dict(plan["space"])), plan["direction"])
+    return _result(study, SearchSpace(dict(plan["space"])), plan["direction"], {})
 
 
-def _result(study: optuna.Study, space: SearchSpace, direction: Direction) -> Result:
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-    trials = [trial for trial in ended if KILLED not in trial.user_attrs]
-    return Result(space, direction, tuple(_trial(trial, space) for trial in trials))
+def _result(study: optuna.Study, space: SearchSpace, direction: Direction, known: dict[int, Trial]) -> Result:
+    """The trials that ended, those in ``known`` as they are; the others join it."""
+    trials = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if KILLED in trial.user_attrs:
+            continue
+        if trial.number not in known:
+            known[trial.number] = _trial(trial, space)
+        trials.append(known[trial.number])
+    return Result(space, direction, tuple(trials))
 
 
 def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
-    code = space.encode(trial.params)
-    return Trial(code, trial.value, trial.user_attrs.get(REASON), WARM in trial.user_attrs)
+    attributes = trial.user_attrs
+    return Trial(
+        space.encode(trial.params),
+        trial.params,
+        trial.value,
+        attributes.get(REASON),
+        given=WARM in attributes,
+        ranked=RANKING in attributes,
+    )
+
+
+def _begin(
+    study: optuna.Study, space: SearchSpace, proposals: Sequence[tuple[Configuration, Choice | None]]
+) -> list[FrozenTrial]:
+    """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
+    kinds = distributions(space)
+    for configuration, choice in proposals:
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
+            )
+        )
+    return study.get_trials(deepcopy=False)[-len(proposals) :] if proposals else []
 
 
 def _described(choice: Choice | None) -> dict[str, Any]:

@@ -82,6 +82,22 @@ class GaussianProcess:
         return cross @ self._solved, np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
 
 
+def believed(space: SearchSpace, history: History, pending: Sequence[str]) -> History:
+    """The history and, behind it, codes under evaluation with the score that the process expects of them.
+
+    This is the kriging believer (Ginsbourger et al. 2010): what is asked meanwhile is not next to what is under way. A
+    mean in normal scores becomes a score between those of the history.
+    """
+    if not pending or not len(history):
+        return history
+    scores = np.array(history.scores)
+    y = normal_scores(scores, len(scores))
+    mean, _ = GaussianProcess(space, history).posterior(pending)
+    order = np.argsort(y)
+    expected = np.interp(mean + y.mean(), y[order], scores[order])
+    return History((*history.codes, *pending), (*history.scores, *expected.tolist()))
+
+
 def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:
     """The features of option indices ``[n, positions]``, such that half a squared distance of 1 means one change."""
     places, groups, prior = _layout(space)

@@ -48,6 +48,10 @@ class Table:
         self.space = SearchSpace(benchmark.search_space)
         self._runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker on another machine loads the table itself."""
+        return table, (self.name,)
+
     def __call__(self, code: str) -> float:
         """The value of a code."""
         return float(np.mean(self._runs[code][self.metric]))

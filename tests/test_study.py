@@ -18,7 +18,7 @@ from lmsearcher_local.objective import FunctionObjective
 from lmsearcher_local.optuna import distributions
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS, Plan, Result, Trial, open_search, run
+from lmsearcher_local.study import JOURNAL, RESULTS, Plan, Result, open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False], "d": [0.1, 0.2, None]})
@@ -163,18 +163,12 @@ def test_warm_start_is_shown_and_not_repeated(tmp_path: Path) -> None:
     assert search(third, 10, warm_start=known, resume=True) == second
 
 
-def test_random_phase() -> None:
-    def trial(value: float | None, given: bool = False) -> Trial:
-        return Trial("0000", value, None, given)
-
-    def random(*trials: Trial) -> int:
-        return Result(SPACE, "maximize", trials).random
-
-    assert random(*[trial(1.0)] * 9) == 5
-    assert random(*[trial(1.0)] * 3) == 3
-    assert random(*[trial(None)] * 7, *[trial(1.0)] * 3) == 8
-    assert random(*[trial(1.0, True)] * 7, trial(1.0)) == 7
-    assert random() == 0
+def test_random_phase(tmp_path: Path) -> None:
+    assert search(tmp_path / "five", 9).random == 5
+    assert search(tmp_path / "short", 3).random == 3
+    assert search(tmp_path / "given", 1, warm_start=[("0000", 1.0), ("0001", 2.0)]).random == 3
+    failing = iter([None] * 7 + [1.0] * 3)
+    assert search(tmp_path / "failing", 10, lambda configuration: next(failing)).random == 8  # type: ignore[arg-type,return-value]
 
 
 def test_half_a_line_and_a_lock_left_by_a_kill_are_no_obstacle(tmp_path: Path) -> None:

@@ -1,0 +1,299 @@
+"""Evaluation on processes, Dask and Ray: real clusters of this machine, what dies, and what is asked meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from scripted import scripted_ranker
+
+from lmsearcher_local.errors import LMSearcherError, ObjectiveError, StudyError
+from lmsearcher_local.executors import connected
+from lmsearcher_local.history import History
+from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective
+from lmsearcher_local.searcher import Searcher
+from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.study import Result, result_of, run
+from lmsearcher_local.surrogate import GaussianProcess, believed
+from lmsearcher_local.tables import table
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})
+CLUSTER = 4  # workers
+
+
+def score(configuration: Configuration) -> float:
+    return float(sum(configuration.values()) % 7)  # type: ignore[arg-type]
+
+
+def half_a_second(configuration: Configuration) -> float:
+    time.sleep(0.5)
+    return score(configuration)
+
+
+def dies_at_first(configuration: Configuration) -> float:
+    """Each configuration kills its process, at its first attempt."""
+    try:
+        Path(os.environ["MARKS"], SPACE.encode(configuration)).touch(exist_ok=False)
+    except FileExistsError:
+        return score(configuration)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def dies(configuration: Configuration) -> float:
+    if configuration["x0"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(configuration)
+
+
+def meets(configuration: Configuration) -> float:
+    """Waits until as many processes as there are workers are at it."""
+    (Path(os.environ["MARKS"]) / f"{os.getpid()}.process").touch()
+    until = time.monotonic() + 60
+    while len([*Path(os.environ["MARKS"]).glob("*.process")]) < CLUSTER and time.monotonic() < until:
+        time.sleep(0.01)
+    return score(configuration) if time.monotonic() < until else float("nan")
+
+
+def raises(configuration: Configuration) -> float:
+    raise ValueError(f"x0 is {configuration['x0']}")
+
+
+def hangs(configuration: Configuration) -> float:
+    if configuration["x0"] == 1:
+        time.sleep(60)
+    return score(configuration)
+
+
+def search(out: Path, trials: int = 20, objective: object = score, **options: object) -> Result:
+    return run(objective, SPACE, scripted_ranker(), out=out, trials=trials, **options)  # type: ignore[arg-type]
+
+
+def codes(result: Result) -> list[str]:
+    return [trial.code for trial in result.trials]
+
+
+def study(out: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[str]:
+    """The address of a Dask cluster."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=CLUSTER, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[str]:
+    """The address of a Ray cluster."""
+    pytest.importorskip("ray")
+    port = 26379
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    start += [f"--num-cpus={CLUSTER}", "--include-dashboard=false", "--disable-usage-stats"]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "--block" in line:
+            break
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(params=["dask", "ray"])
+def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the command line takes."""
+    monkeypatch.chdir(Path(__file__).parent)  # the objectives are imported from there
+    return f"{request.param}:{request.getfixturevalue(request.param)}"
+
+
+def test_clusters_are_used_at_once(tmp_path: Path, cluster: str) -> None:
+    with connected(cluster) as (executor, slots):
+        assert slots == CLUSTER
+        search(tmp_path / "warm", 4, half_a_second, executor=executor, workers=slots)  # workers start and import
+        started = time.monotonic()
+        result = search(tmp_path / "search", 192, half_a_second, executor=executor, workers=slots)
+        seconds = time.monotonic() - started
+    assert len({*codes(result)}) == 192
+    assert all(trial.value == score(SPACE.decode(trial.code)) for trial in result.trials)
+    assert seconds < 1.3 * 192 * 0.5 / CLUSTER
+
+
+def test_clusters_take_every_objective(tmp_path: Path, cluster: str) -> None:
+    cells = table("hpobench-car")
+    with connected(cluster) as (executor, slots):
+        for i, objective in enumerate(
+            (
+                CommandObjective("echo {x0}", SPACE),
+                FunctionObjective(raises),
+                FunctionObjective(hangs, timeout=3),
+            )
+        ):
+            result = search(tmp_path / str(i), 8, objective, executor=executor, workers=slots)
+            for trial in result.trials:
+                first = int(trial.code[0])
+                if i == 0:
+                    assert trial.value == first
+                elif i == 1:
+                    assert trial.reason == f"ValueError: x0 is {first}"
+                else:
+                    assert trial.reason == ("not done after 3 s" if first == 1 else None)
+        tabular = run(
+            TableObjective(cells), cells.space, scripted_ranker(), out=tmp_path / "table", trials=8, executor=executor
+        )
+        assert all(trial.value == cells(trial.code) for trial in tabular.trials)
+
+
+def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with connected(cluster) as (executor, slots):
+        result = search(tmp_path, 10, dies, executor=executor, workers=slots)
+    for trial in result.trials:
+        assert (trial.value is None) == (trial.code[0] == "1")
+        assert trial.reason is None or trial.reason.startswith("its worker died (")
+    assert {trial.code[0] == "1" for trial in result.trials} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("slurm:here", "an executor is written dask:ADDRESS or ray:ADDRESS, not 'slurm:here'"),
+        ("dask", "an executor is written dask:ADDRESS or ray:ADDRESS, not 'dask'"),
+        ("dask:tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1: "),
+        ("dask:nowhere", "no Dask scheduler answers at nowhere: "),
+        ("ray:nowhere", "no Ray cluster answers at nowhere: "),
+    ],
+)
+def test_no_cluster(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmsearcher_local.executors.CONNECTING", 1)
+    with pytest.raises(StudyError) as error, connected(spec):
+        pass
+    assert str(error.value).startswith(message)
+
+
+def test_workers_are_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    result = search(tmp_path / "out", 12, meets, workers=CLUSTER)
+    assert len({*codes(result)}) == 12
+    assert all(trial.value is not None for trial in result.trials)
+
+
+def test_workers_and_lambdas(tmp_path: Path) -> None:
+    with pytest.raises(ObjectiveError, match="several workers"):
+        search(tmp_path / "processes", 8, lambda configuration: 1.0, workers=2)
+    with ThreadPoolExecutor(4) as executor:
+        search(tmp_path / "threads", 8, lambda configuration: 1.0, executor=executor, workers=4)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_trial_whose_process_dies_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    objective = FunctionObjective(dies_at_first, timeout=60, workers=workers)
+    assert all(trial.value is not None for trial in search(tmp_path / "once", 9, objective, workers=workers).trials)
+    objective = FunctionObjective(dies, timeout=60, workers=workers)
+    result = search(tmp_path / "twice", 9, objective, workers=workers)
+    for trial in result.trials:
+        assert trial.reason == ("its process ended with exit status -9" if trial.code[0] == "1" else None)
+
+
+def test_an_executor_that_breaks_loses_nothing(tmp_path: Path) -> None:
+    with (
+        ProcessPoolExecutor(2, get_context("spawn")) as executor,
+        pytest.raises(StudyError, match="the executor is broken: BrokenProcessPool"),
+    ):
+        search(tmp_path, 40, dies, executor=executor, workers=2)
+    known = codes(result_of(study(tmp_path)))
+    assert all(code[0] != "1" for code in known)
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        objective = FunctionObjective(dies, timeout=20)
+        result = search(tmp_path, 40, objective, executor=executor, workers=2, resume=True)
+    assert codes(result)[: len(known)] == known
+    assert len({*codes(result)}) == 40
+
+
+def test_an_executor_that_cannot_take_the_objective(tmp_path: Path) -> None:
+    with (
+        ProcessPoolExecutor(2, get_context("spawn")) as executor,
+        pytest.raises(StudyError, match="the executor cannot run the objective: "),
+    ):
+        search(tmp_path, 4, lambda configuration: 1.0, executor=executor, workers=2)
+
+
+def test_no_space_left_while_trials_are_under_way(tmp_path: Path) -> None:
+    small = SearchSpace({"x0": [0, 1, 2], "x1": [0, 1]})
+    result = run(score, small, scripted_ranker(), out=tmp_path, trials=20, workers=4)
+    assert result.exhausted
+    assert sorted(codes(result)) == sorted(small.code([a, b]) for a in range(3) for b in range(2))
+
+
+def test_ctrl_c_ends_what_is_under_way(tmp_path: Path) -> None:
+    program = (
+        "from test_executors import *; search(Path(sys.argv[1]), 8, FunctionObjective(sleeps, workers=4), workers=4)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "study.journal").exists() or (tmp_path / "study.journal").read_text().count("x4") < 4:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) != 0
+    assert process.stderr is not None
+    assert process.stderr.read().rstrip().endswith("KeyboardInterrupt")
+    known = {trial.number: trial.state for trial in study(tmp_path).trials}
+    assert known == dict.fromkeys(range(4), TrialState.RUNNING)
+
+
+def sleeps(configuration: Configuration) -> float:
+    time.sleep(600)
+    return 0.0
+
+
+def test_pending_codes_are_believed() -> None:
+    history = History(("00000", "11111", "22222", "33333", "01230"), (0.0, 4.0, 1.0, -2.0, 3.0))
+    assert believed(SPACE, history, []) == history
+    assert believed(SPACE, History(), ["00000"]) == History()
+    both = believed(SPACE, history, ["11112", "33332"])
+    assert both.codes == (*history.codes, "11112", "33332")
+    assert both.scores[:5] == history.scores
+    near, far = both.scores[5:]
+    assert -2 <= far < near <= 4
+    before = GaussianProcess(SPACE, history).posterior(["11113"])[1]
+    assert GaussianProcess(SPACE, both).posterior(["11113"])[1] < before
+
+
+def test_what_is_under_way_changes_what_is_asked() -> None:
+    """Asked one after the other without an answer, codes spread as those of one call do."""
+    searcher, rng = Searcher(SPACE, scripted_ranker(), seed=1), np.random.default_rng(0)
+    for _ in range(20):
+        [code] = searcher.ask()
+        searcher.tell(code, float(rng.normal()))
+    alone = Searcher(SPACE, scripted_ranker(), seed=1)
+    for code, value in zip(searcher.history.codes, searcher.history.scores, strict=True):
+        alone.tell(code, value)
+    [first] = searcher.ask()
+    alone.close(first)  # known to have failed, so nothing is imputed
+    asked = len(searcher.ranker.engine.asked)  # type: ignore[attr-defined]
+    [second] = searcher.ask()
+    [other] = alone.ask()
+    assert first not in (second, other)
+    prompts = searcher.ranker.engine.asked[asked:], alone.ranker.engine.asked[-1:]  # type: ignore[attr-defined]
+    assert len(prompts[0][0].prefix) > len(prompts[1][0].prefix)  # the pending code is shown
+    searcher.begin(other)
+    with pytest.raises(LMSearcherError):
+        searcher.begin("9")
