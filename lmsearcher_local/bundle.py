@@ -53,9 +53,10 @@ python=${{PYTHON:-$(command -v python{python} || echo python3)}}
     exit 2
 }}
 "$python" -m venv "$venv"
-# Settings of this machine's pip (an index, constraints, --user) do not belong here.
+# Settings of this machine's pip (an index, constraints, --user) do not belong here. Most modules are never imported, so
+# none is compiled ahead.
 PIP_CONFIG_FILE=/dev/null "$venv/bin/python" -m pip --isolated --disable-pip-version-check install --quiet \\
-    --no-index --find-links "$here/wheels" --no-deps --requirement "$here/requirements.txt"
+    --no-compile --no-index --find-links "$here/wheels" --no-deps --requirement "$here/requirements.txt"
 echo "Installed. Search a real table, for a start:"
 echo "  $venv/bin/lmsearcher-local search --table nasbench201-cifar100{checkpoint}"
 """
@@ -233,26 +234,35 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
     if own is None:
         raise BundleError(f"{OURS} is not installed here but only imported; install it, then make the bundle")
     pack(own, [*_metadata(own), *_own_files()], wheels)
+    needed: dict[str, SpecifierSet] = {}
     while True:
-        found = {name: wheel.version for name, wheel in _held(wheels).items()}
-        needed = _needed(wheels, target)
-        missing = {name: specifier for name, specifier in needed.items() if name not in found}
+        held = _held(wheels)
+        for name, specifier in _needed(held, target).items():
+            needed[name] = needed.get(name, SpecifierSet()) & specifier
+        unfit = [name for name in held if name in needed and not needed[name].contains(held[name].version, True)]
+        for name in unfit:  # a later requirement is stricter; requirements are only added, so this ends
+            next(wheel for wheel in wheels.iterdir() if parse_wheel_filename(wheel.name)[0] == name).unlink()
+        missing = sorted(needed.keys() - held.keys() | {*unfit})
         if not missing:
-            break
-        say(f"Fetching {len(missing)} wheels: {', '.join(sorted(missing))} ...")
-        # Versions like 2.13.0+cpu are in no common index; what is installed here is packed again.
-        packed = [name for name in missing if target.is_here and "+" in pins.get(name, "")]
-        for distribution in filter(None, map(_installed, packed)):
-            pack(distribution, _recorded(distribution), wheels)
-        _fetch([_request(name, missing[name], pins) for name in missing if name not in packed], wheels, target)
-    for name, specifier in needed.items():
-        if not specifier.contains(found[name], prereleases=True):
-            raise BundleError(f"{name} {found[name]} does not fit what the other packages need: {name} {specifier}")
+            return
+        say(f"Fetching {len(missing)} wheels: {', '.join(missing)} ...")
+        requests = []
+        for name in missing:
+            pin = pins.get(name, "")
+            fits = pin != "" and needed[name].contains(pin, True)
+            if fits and "+" in pin and target.is_here:  # such a version is in no common index
+                installed = _installed(name)
+                assert installed is not None
+                pack(installed, _recorded(installed), wheels)
+            elif fits:  # to ==, 2.13.0+cpu is a 2.13.0, too
+                requests.append(f"{name}{'===' if name == 'torch' else '=='}{pin}")
+            else:  # what the other build alone needs
+                requests.append(f"{name}{needed[name]}")
+        _fetch(requests, wheels, target)
 
 
-def _needed(wheels: Path, target: Target) -> dict[str, SpecifierSet]:
+def _needed(held: dict[str, Distribution], target: Target) -> dict[str, SpecifierSet]:
     """What the wheels fetched so far need, as far as they lead."""
-    held = _held(wheels)
     markers = target.markers()
     needed: dict[str, SpecifierSet] = {}
     open_ = [(OURS, ""), (OURS, target.build), (OURS, TABLES)]  # packages and their extras
@@ -288,13 +298,6 @@ def _pins(target: Target) -> dict[str, str]:
     if "torch" in pins and target.build != installed_build():
         pins["torch"] = Version(pins["torch"]).public + ("+cpu" if target.build == "cpu" else "")
     return pins
-
-
-def _request(name: str, specifier: SpecifierSet, pins: dict[str, str]) -> str:
-    pin = pins.get(name)
-    if pin is None or not specifier.contains(pin, prereleases=True):  # what the other build alone needs
-        return f"{name}{specifier}"
-    return f"{name}{'===' if name == 'torch' else '=='}{pin}"  # to ==, 2.13.0+cpu is a 2.13.0, too
 
 
 def _fetch(requests: list[str], wheels: Path, target: Target) -> None:

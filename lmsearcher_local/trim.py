@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearcher_local.checksums import write_checksums
 from lmsearcher_local.errors import CheckpointError, LMSearcherError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def trim_checkpoint(checkpoint: "Checkpoint", out: Path, writing: Callable[[str]
             writing(file.name)
             _write_weights(file, partial / file.name, kept)
         _write_index(checkpoint.path, partial)
+        write_checksums(partial)
         trimmed = load_checkpoint(partial)
         _check_tokenizers(checkpoint, trimmed, ids)
         partial.chmod(0o755)  # mkdtemp's folders are the owner's alone

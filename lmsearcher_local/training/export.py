@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lmsearcher_local.checksums import write_checksums
 from lmsearcher_local.prompt.compact import BASE, BOS, FIRST_ALIAS, FIRST_DIGIT, FIRST_SCORE, PICK, SLOTS, VOCABULARY
 from lmsearcher_local.training.model import (
     CONTENT,
@@ -59,7 +60,7 @@ def rules(layer: int, head: int) -> Rule:
 
 @torch.no_grad()
 def export(model: Ranker, folder: Path) -> Path:
-    """Write ``config.json``, ``model.safetensors`` and ``lmsearcher.json`` into ``folder``."""
+    """Write ``config.json``, ``model.safetensors``, ``lmsearcher.json`` and checksums into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"model.embed_tokens.weight": embedding_table(model), "model.norm.weight": torch.ones(WIDTH)}
     head = torch.zeros(VOCABULARY, WIDTH)
@@ -113,6 +114,7 @@ def export(model: Ranker, folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "lmsearcher.json").write_text(json.dumps({"codec": "compact"}) + "\n")
+    write_checksums(folder)
     return folder
 
 
