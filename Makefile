@@ -4,7 +4,7 @@ BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: search test
+.PHONY: search test docs
 search: .venv/search-$(BUILD)
 	$(BIN)/lmsearcher-local search --table nasbench201-cifar100 --trials 100 --out runs/$$(date +%Y%m%d-%H%M%S)
 
@@ -13,6 +13,9 @@ test: .venv/test-$(BUILD)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: .venv/test-$(BUILD)
+	$(BIN)/mkdocs build --strict
 
 # The second torch line is for package indexes without the CPU build: uv knows PyTorch's own.
 # PyPI's torchvision is a CUDA build; beside a CPU torch it breaks `import transformers`, and text models need none.

@@ -69,7 +69,10 @@ class LMSearcherSampler(BaseSampler):
     Args:
         ranker: the model.
         space: what to search, if fixed; ``trial.suggest_categorical`` must name its parameters and their options.
-        seed, policy, pool_size, temperature: as in ``Searcher``.
+        seed: as in ``Searcher``, like the following.
+        policy: how pools are made.
+        pool_size: candidates shown to the model per trial.
+        temperature: 0 takes the model's greedy answer, above 0 samples its answer.
 
     Raises:
         PromptError: the space does not fit the checkpoint.

@@ -1,0 +1,50 @@
+"""Every code block of the documentation runs as it stands, page by page, and the site is built without a warning."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from documentation import DOCS, blocks
+
+BY_BUNDLE_TEST = "howto/airgap.md"  # its blocks are those that test_bundle.py runs, on a machine without a network
+PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != BY_BUNDLE_TEST])
+def test_every_block_runs(page: str, tmp_path: Path) -> None:
+    for language, title, text in blocks(page):
+        if language == "python" and not title:
+            run([sys.executable, "-c", text], tmp_path)
+        elif language == "sh":
+            run(["bash", "-euo", "pipefail", "-c", text], tmp_path)
+        else:
+            assert title, f"{page}: a block of {language} that is no file and cannot be run"
+            (tmp_path / title).write_text(text)
+
+
+def run(command: list[str], folder: Path) -> None:
+    """What it leaves in the background ends with it."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "."}
+    process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+    try:
+        assert process.wait(600) == 0, command[-1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [BIN / "mkdocs", "build", "--strict", "--site-dir", tmp_path], cwd=DOCS.parent, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    reference = (tmp_path / "reference.html").read_text()
+    for name in ("lmsearcher_local.searcher.Searcher.ask", "lmsearcher_local.optuna.LMSearcherSampler"):
+        assert f'id="{name}"' in reference
+    pages = [file.read_text() for file in tmp_path.rglob("*.html")]
+    assert not any('src="http' in page or 'rel="stylesheet" href="http' in page for page in pages)  # opens offline
