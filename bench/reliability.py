@@ -6,6 +6,7 @@ error here, with what led to it.
 """
 
 import json
+import math
 import re
 import resource
 import subprocess
@@ -24,6 +25,7 @@ from lmsearcher_local import throughput
 from lmsearcher_local.provenance import provenance
 
 Row = dict[str, Any]
+SHARES = {"transformers": 0.9, "vllm": 0.1}  # of the answers of hostile weights
 MEMORY = 8 << 30  # address space while files are read
 
 
@@ -97,6 +99,43 @@ def guided(name: str, corpus: Path, seconds: int) -> Row:
         click.echo(f"{name}: {done.stderr[-3000:]}", err=True)
     row = {"guided": int(files[-1]) if files else 0, "branches": int(branches[-1]) if branches else 0}
     return row | ({"broken": 1} if done.returncode else {})
+
+
+@main.command()
+@click.option("--answers", type=click.IntRange(1), default=100_000, show_default=True, help="In all.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
+def hostile(answers: int, out: Path) -> None:
+    """Ask checkpoints of hostile weights: an answer is in the pool, with its exact probability, or a typed error."""
+    from transformers.utils import logging
+
+    from bench.hostile import CODECS, KINDS, ask, write_hostile, write_sane
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows: list[Row] = []
+    with TemporaryDirectory() as scratch:
+        write_sane(Path(scratch))
+        for kind in KINDS:
+            for codec in CODECS:
+                folder = Path(scratch) / f"{codec}-{len(rows)}"
+                write_hostile(Path(scratch) / codec, folder, kind)
+                for engine, share in SHARES.items():
+                    started = time.perf_counter()
+                    found = ask(folder, engine, math.ceil(answers * share / len(KINDS) / len(CODECS)))
+                    row = {"weights": kind, "codec": codec, "engine": engine, **found}
+                    rows.append(row | {"seconds": round(time.perf_counter() - started, 1)})
+                    click.echo(json.dumps(rows[-1]), err=True)
+                    throughput.write(out / "hostile.jsonl", rows)
+    sums: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts = {key: value for key, value in row.items() if isinstance(value, int)}
+        for name in (f"{row['weights']}, {row['engine']}", "all"):
+            sums.setdefault(name, Counter()).update(counts)
+    keys = ("answers", "in the pool", "alone in the pool", "errors", "checked", "refused numbers")
+    sums["all"] = sums.pop("all")  # last
+    shown = [{"weights": name, **dict.fromkeys(keys, 0), **counts} for name, counts in sums.items()]
+    click.echo(table(shown, ("weights", *keys)))
+    click.echo(about())
 
 
 def table(rows: Iterable[Row], keys: Sequence[str], titles: Sequence[str] = ()) -> str:

@@ -2,7 +2,8 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from threading import Lock
@@ -28,11 +29,16 @@ CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which 
 ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
 
 
-class Group(NamedTuple):
-    """Parameters that always occur together, and the searcher of the space that they make."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that always occur together, and the searcher of the space that they make.
+
+    ``codes`` are those of trials that ended, by number; they are the storage's own objects and do not change.
+    """
 
     kinds: dict[str, BaseDistribution]
     searcher: Searcher
+    codes: dict[int, tuple[FrozenTrial, str | None]] = field(default_factory=dict)
 
 
 class Known(NamedTuple):
@@ -243,22 +249,32 @@ def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, Froz
     """The trials that have a configuration of the group, and its code; of unfinished ones what they are going to be."""
     found = []
     edges = {name: _edges(kind) for name, kind in group.kinds.items()}
-    space = group.searcher.space
     for trial in trials:
-        values = trial.params
-        if not trial.state.is_finished():
-            values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
-        if not group.kinds.keys() <= values.keys():
-            continue
-        try:
-            units = [_to_units(kind, values[name]) for name, kind in group.kinds.items()]
-        except ValueError:  # from another range
-            continue
-        places = zip(units, edges.values(), strict=True)
-        code = space.code([min(bisect_right(cuts, unit), len(cuts) - 1) - 1 for unit, cuts in places])
-        if space.valid is None or code in space:
+        known, code = group.codes.get(trial.number, (None, None))
+        if known is not trial:
+            code = _code(group, edges, trial)
+            if trial.state.is_finished():
+                group.codes[trial.number] = trial, code
+        if code is not None:
             found.append((code, trial))
     return found
+
+
+def _code(group: Group, edges: Mapping[str, Sequence[float]], trial: FrozenTrial) -> str | None:
+    """The code of the trial's configuration of the group, if it has one."""
+    values = trial.params
+    if not trial.state.is_finished():
+        values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
+    if not group.kinds.keys() <= values.keys():
+        return None
+    try:
+        units = [_to_units(kind, values[name]) for name, kind in group.kinds.items()]
+    except ValueError:  # from another range
+        return None
+    space = group.searcher.space
+    places = zip(units, edges.values(), strict=True)
+    code = space.code([min(bisect_right(cuts, unit), len(cuts) - 1) - 1 for unit, cuts in places])
+    return code if space.valid is None or code in space else None
 
 
 def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Option: TypeAlias = str | int | float | bool | None
 Configuration: TypeAlias = dict[str, Option]
 
 OPTIONS, DIGITS = 100_000, 1000  # that a space has at most: options in all, digits of a code
-FILE_BYTES = 1 << 20  # of a space file at most
+FILE_BYTES, NESTED = 1 << 18, 20  # that a space file has at most: bytes, brackets within each other
 ENUMERABLE = 1_000_000  # spaces up to this size may be listed code by code when random draws find nothing new
 
 
@@ -291,7 +291,12 @@ def _written(option: Option) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without merge keys, with which a short file describes an endless mapping."""
+    """YAML without what makes a short file take long: merge keys, and brackets within brackets within brackets."""
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level == NESTED:
+            raise yaml.YAMLError("it is nested too deeply")
+        super().fetch_flow_collection_start(TokenClass)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         for key, _ in node.value:

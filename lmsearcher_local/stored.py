@@ -1,6 +1,8 @@
 """Finds a study that is already there: in the output folder of a search, in a journal file, or in an Optuna storage."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -9,6 +11,19 @@ from optuna.storages.journal import JournalFileBackend
 from lmsearcher_local.errors import StudyError
 
 JOURNAL = "study.journal"
+
+
+class JournalFile(JournalFileBackend):
+    """Optuna's journal for one writer. A write that fails, for want of space, leaves no half line behind: the next
+    would go on in it, and nobody could read the journal any more."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
 
 
 def stored_study(source: str | Path) -> optuna.Study:

@@ -1,5 +1,6 @@
 """Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -7,15 +8,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
@@ -29,12 +30,13 @@ from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import write_results
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL
+from lmsearcher_local.stored import JOURNAL, JournalFile
 
 TABLE = "results.csv"
 PLAN = "lmsearcher"  # study user attribute: what was searched, and how
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 REASON = "reason"  # trial user attribute: why there is no value
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
 WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 Values = Sequence[tuple[str, float]]
@@ -143,9 +145,29 @@ class Search:
         Raises:
             PromptError: the space does not fit the checkpoint.
             ObjectiveError: the executor does not take the objective.
-            StudyError: the executor cannot go on. The study can be resumed.
+            StudyError: the executor cannot go on, or there is no space left to write. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
+        try:
+            return self._run(objective, ranker, trials, on_trial, executor, workers)
+        except (OSError, StorageInternalError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                raise
+            place = self._storage or self._out
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise StudyError(
+                f"cannot write to {place} ({reason}); what was told is kept: make room, then --resume goes on"
+            ) from error
+
+    def _run(
+        self,
+        objective: Objective,
+        ranker: Ranker,
+        trials: int,
+        on_trial: Callable[[Result], None] | None,
+        executor: Executor | None,
+        workers: int,
+    ) -> Result:
         plan = self._plan
         sampler = LMSearcherSampler(
             ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
@@ -209,7 +231,8 @@ class Search:
                 own.shutdown()
             if runs and tokens:
                 runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
-                study.set_user_attr(RUNS, runs)
+                with suppress(OSError, StorageInternalError):  # that there is no space has been said
+                    study.set_user_attr(RUNS, runs)
 
     def _started(self) -> optuna.Study:
         plan = self._plan
@@ -395,7 +418,7 @@ def _existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optun
 
 
 def _opened(out: Path, storage: str | None) -> BaseStorage | str:
-    return JournalStorage(JournalFileBackend(str(out / JOURNAL))) if storage is None else storage
+    return JournalStorage(JournalFile(str(out / JOURNAL))) if storage is None else storage
 
 
 def _name(out: Path, storage: str | None) -> str:
@@ -403,12 +426,13 @@ def _name(out: Path, storage: str | None) -> str:
 
 
 def _repair(out: Path) -> None:
-    """Take away what a kill left in the journal: a line half written, and the lock of the writer.
+    """Take away what a kill left behind: a half line of the journal, the lock of its writer, results half written.
 
-    Only the process that holds the output folder's lock writes the journal.
+    Only the process that holds the output folder's lock writes there.
     """
-    for leftover in out.glob(f"{JOURNAL}.lock*"):
-        leftover.unlink(missing_ok=True)
+    for pattern in (f"{JOURNAL}.lock*", f".{RESULTS}.*", f".{TABLE}.*"):
+        for leftover in out.glob(pattern):
+            leftover.unlink(missing_ok=True)
     journal = out / JOURNAL
     if journal.exists():
         with journal.open("rb+") as stream:

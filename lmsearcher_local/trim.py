@@ -139,6 +139,7 @@ def _kept_tokens(checkpoint: "Checkpoint") -> list[int]:
         raise CheckpointError(
             f"{folder} is quantised ({checkpoint.quantization}); trim the checkpoint it was made from, then quantise"
         )
+    checkpoint.codec()  # refuses a tokenizer that is none of Llama 3's
     tokenizer = checkpoint.tokenizer()
     content = read_json(folder / "tokenizer.json")
     vocabulary = _vocabulary(content, folder)

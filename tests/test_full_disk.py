@@ -1,0 +1,53 @@
+"""A disk without room: one sentence, nothing told is lost, and with room the search goes on as without the fault."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_kill import told_trials
+
+from lmsearcher_local.study import JOURNAL, RESULTS
+
+PROGRAM = """
+import resource, sys
+from scripted import scripted_ranker
+from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.study import run
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # no file may grow beyond: "File too large"
+try:
+    run(lambda c: sum(c.values()) % 7, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=40, resume=True)
+except LMSearcherError as error:
+    print(f"{type(error).__name__}: {error}")
+    sys.exit(2)
+"""
+
+
+def search(out: Path, room: int) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", PROGRAM, str(out), str(room)]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("lacking", [1, 700])
+def test_no_room(lacking: int, tmp_path: Path) -> None:
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    assert search(whole, 1 << 30).returncode == 0
+    told = told_trials(whole)
+    room, last = (whole / JOURNAL).stat().st_size // 2, 0
+    for _ in range(3):
+        stopped = search(full, room)
+        assert stopped.returncode == 2, stopped.stderr
+        assert stopped.stdout.startswith(f"StudyError: cannot write to {full} (File too large); what was told is kept")
+        assert stopped.stdout.count("\n") == 1
+        assert (full / JOURNAL).read_bytes().endswith(b"\n")
+        now = told_trials(full)
+        assert now == told[: len(now)]
+        assert len(now) >= last
+        last, room = len(now), room + lacking  # hardly any more
+    assert 5 < last < 40
+    assert search(full, 1 << 30).returncode == 0
+    assert told_trials(full) == told
+    assert (full / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
+    assert not [*full.glob(".*")]
