@@ -203,7 +203,7 @@ def write_bundle(out: Path, target: Target, checkpoint: Path | None, say: Callab
         collect_wheels(wheels, target, say)
         pins = [parse_wheel_filename(wheel.name)[:2] for wheel in wheels.iterdir()]
         (partial / "requirements.txt").write_text("".join(f"{name}=={version}\n" for name, version in sorted(pins)))
-        option = ' --checkpoint "$here/checkpoint"' if checkpoint else ""
+        option = " --checkpoint '$here/checkpoint'" if checkpoint else ""
         (partial / "install.sh").write_text(INSTALL.format(python=target.python, sums=SUMS, checkpoint=option))
         write_checksums(partial)
         partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
@@ -245,7 +245,7 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
         missing = sorted(needed.keys() - held.keys() | {*unfit})
         if not missing:
             return
-        say(f"Fetching {len(missing)} wheels: {', '.join(missing)} ...")
+        say(f"Fetching {', '.join(missing)} ...")
         requests = []
         for name in missing:
             pin = pins.get(name, "")
@@ -307,8 +307,9 @@ def _fetch(requests: list[str], wheels: Path, target: Target) -> None:
     command = [*pip, *target.pip_options(), "--dest", str(wheels), *requests]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        reasons = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
-        message = f"pip cannot fetch the wheels: {reasons[-1].removeprefix('ERROR: ')}"
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "ResolutionImpossible" not in line]
+        reasons = [line for line in lines if "ERROR" in line] or lines or [f"exit status {done.returncode}"]
+        message = f"pip cannot fetch the wheels: {reasons[-1].removeprefix('ERROR: ').rstrip('.')}"
         if "No module named pip" in message:
             message += "; `python -m ensurepip` installs it"
         if "+cpu" in message:

@@ -139,6 +139,19 @@ def test_an_exported_checkpoint_has_checksums(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint" / SUMS).exists()
 
 
+def test_a_checkpoint_goes_along_whole(copy: Path, tmp_path: Path) -> None:
+    (copy / SUMS).unlink()
+    (copy / ".cache").mkdir()
+    (copy / "model.safetensors").rename(tmp_path / "blob")  # links to blobs, as a hub's cache has them
+    (copy / "model.safetensors").symlink_to(tmp_path / "blob")
+    taken = tmp_path / "taken"
+    bundle._copy_checkpoint(copy, taken)
+    names = [file.name for file in BUNDLED.iterdir()]
+    assert sorted(file.name for file in taken.iterdir()) == sorted(names)
+    assert not (taken / "model.safetensors").is_symlink()
+    assert (taken / SUMS).read_bytes() == (BUNDLED / SUMS).read_bytes()
+
+
 def test_a_bundle_that_cannot_be_made_leaves_nothing(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +188,8 @@ def test_another_machine_gets_its_own_wheels(tmp_path: Path) -> None:
     names = sorted(wheel.name for wheel in tmp_path.iterdir())
     assert re.fullmatch(r"markupsafe-3\.0\.3-cp313-cp313-manylinux.*_aarch64\.whl", names[0])
     assert names[1] == "packaging-25.0-py3-none-any.whl"
+    with pytest.raises(BundleError, match="CPU builds of torch are in PyTorch's own index"):
+        bundle._fetch(["torch===0.0.1+cpu"], tmp_path, other)
     with pytest.raises(BundleError, match=r"No matching distribution found for vllm==0\.0\.1"):
         bundle._fetch(["vllm==0.0.1"], tmp_path, other)
 
