@@ -138,6 +138,24 @@ def hostile(answers: int, out: Path) -> None:
     click.echo(about())
 
 
+@main.command()
+@click.option("--trials", type=click.IntRange(100), default=5000, show_default=True, help="Without a model.")
+@click.option("--real", type=click.IntRange(100), default=300, show_default=True, help="With the bundled checkpoint.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
+def soak(trials: int, real: int, out: Path) -> None:
+    """Kill a search, fill its disk, let its objective fail and hang: nothing told is lost, memory stays flat."""
+    from bench.soak import soak as run
+
+    rows = []
+    for engine, count, kills, fills in (("none", trials, trials // 80, trials // 250), ("transformers", real, 12, 4)):
+        rows.append(run(count, engine, kills, fills))
+        click.echo(json.dumps(rows[-1]), err=True)
+        throughput.write(out / "soak.jsonl", rows)
+    for row in rows:
+        click.echo(table([{"what": key, "": value} for key, value in row.items()], ("what", "")) + "\n")
+    click.echo(about())
+
+
 def table(rows: Iterable[Row], keys: Sequence[str], titles: Sequence[str] = ()) -> str:
     """Rows as Markdown."""
     lines = ["| " + " | ".join(titles or keys) + " |", "|" + " --- |" * len(keys)]

@@ -241,7 +241,10 @@ def search(
             raise
         picture = out / "search.png"
         label, optimum = (measured.metric, measured.optimum[1]) if measured else ("value", None)
-        plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
+        try:
+            plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {picture}: {error.strerror}; the results are kept") from error
     report(result, measured)
     click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:

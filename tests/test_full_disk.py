@@ -51,3 +51,14 @@ def test_no_room(lacking: int, tmp_path: Path) -> None:
     assert told_trials(full) == told
     assert (full / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert not [*full.glob(".*")]
+
+
+def test_the_command_line_says_so_with_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("[5, 5, 5]")
+    command = "search space.yaml --command 'echo {p0}' --trials 60 --out out --engine transformers"
+    limited = f"ulimit -f 8 && exec {Path(sys.executable).parent}/lmsearcher-local {command}"  # in KiB, for any file
+    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("Error: cannot write to out (File too large); what was told is kept: make room, then")
+    assert "Traceback" not in done.stderr

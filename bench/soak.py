@@ -1,0 +1,240 @@
+"""A long search in processes that are killed and in a folder that fills up, with an objective that fails and hangs.
+
+``python -m bench.soak OUT TRIALS ENGINE`` is the searching process; ``bench/reliability.py`` starts it again and
+again. What it told is read from its output, what was evaluated from the log, what was kept from the storage.
+"""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import TrialState
+
+from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.files import RESULTS, read_history
+from lmsearcher_local.objective import FunctionObjective
+from lmsearcher_local.optuna import KILLED
+from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.stored import JOURNAL, JournalFile
+from lmsearcher_local.study import TABLE, Result, run
+
+SPACE = SearchSpace([5] * 10)
+TIMEOUT = 5.0  # seconds; only what hangs takes longer
+FAULTS = {"raises": 20, "is no number": 5, "ends its process": 2, "hangs": 2}  # of 1,000 evaluations
+ROOM = 96 << 20  # bytes of the folder's file system
+LOG = "SOAK_LOG"  # environment variable: where the objective writes down what it evaluates
+WINDOW = 100  # trials over which a speed is taken
+
+Told = list[tuple[dict[str, Any], float | None, TrialState]]
+
+
+def score(configuration: Configuration) -> float:
+    """An objective with faults that depend on the configuration alone."""
+    code = SPACE.encode(configuration)
+    with open(os.environ[LOG], "a", encoding="ascii") as log:
+        log.write(f"{code}\n")
+    fault = _fault(code)
+    if fault == "ends its process":
+        os._exit(3)
+    if fault == "hangs":
+        time.sleep(10 * TIMEOUT)
+    if fault == "raises":
+        raise ValueError("on purpose")
+    if fault == "is no number":
+        return float("nan")
+    return float(sum(int(digit) * (i + 1) for i, digit in enumerate(code)) % 101)
+
+
+def search(out: Path, trials: int, engine: str) -> None:
+    """Search, or go on; after each trial say how many there are, the memory, the code and the value."""
+    from bench.rankers import Undecided
+    from lmsearcher_local.load import load_ranker
+    from lmsearcher_local.prompt.compact import CompactCodec
+    from lmsearcher_local.ranking import Ranker
+
+    def show(result: Result) -> None:
+        if result.trials:
+            last = result.trials[-1]
+            print(len(result.trials), time.perf_counter(), _memory(), last.code, last.value, flush=True)
+
+    def start(ranker: Ranker) -> None:
+        print("ready", flush=True)
+        goal = FunctionObjective(score, TIMEOUT)
+        run(goal, SPACE, ranker, out=out, trials=trials, seed=1, resume=True, on_trial=show)
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if engine == "none":
+        start(Ranker(Undecided(), CompactCodec()))
+    else:
+        with load_ranker(None, engine) as ranker:
+            start(ranker)
+
+
+def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
+    """An uninterrupted search, then one with kills and full disks: what was told is the same, and nothing is lost.
+
+    Raises:
+        AssertionError: something is lost, evaluated for no reason, or another error than that there is no room.
+    """
+    with TemporaryDirectory() as scratch, _room(Path(scratch) / "disk") as (disk, limited):
+        whole, log = Path(scratch) / "whole", Path(scratch) / "log"
+        log.touch()
+        process = _begin(whole, trials, engine, log)
+        assert process.stdout is not None
+        lines = [line.split() for line in process.stdout]
+        assert process.wait() == 0, process.stderr.read() if process.stderr else ""
+        figures = _figures(lines)
+        rng = random.Random(0)
+        faults = ["kill"] * kills + ["fill"] * (fills if limited else 0)
+        rng.shuffle(faults)
+        log.write_text("")
+        count: Counter[str] = Counter()
+        known: Told = []
+        acknowledged: list[tuple[str, str]] = []
+        out = disk / "out"
+        while True:
+            left = trials - len(known)
+            with _begin(out, trials, engine, log) as process:
+                assert process.stdout is not None
+                fault = faults.pop() if faults else ""
+                lasts = rng.randint(1, max(1, 2 * left // (len(faults) + 2)))
+                for number, line in enumerate(process.stdout, 1):
+                    acknowledged.append((line.split()[3], line.split()[4]))
+                    if fault and number >= lasts:
+                        break
+                if fault == "kill":
+                    time.sleep(rng.uniform(0, 0.05))
+                    process.kill()
+                elif fault == "fill":
+                    _fill(disk / "filler")
+                acknowledged += [(line.split()[3], line.split()[4]) for line in process.stdout if line.endswith("\n")]
+                status = process.wait()
+                assert process.stderr is not None
+                error = process.stderr.read()
+            (disk / "filler").unlink(missing_ok=True)
+            now = told(out)
+            assert now[: len(known)] == known, "what was told is lost"
+            known = now
+            if status == 0:
+                break
+            count[fault] += 1
+            if fault == "fill":
+                assert status == 2, f"exit status {status}: {error}"
+                assert error.startswith(f"StudyError: cannot write to {out} (No space left on device)"), error
+                assert error.count("\n") == 1, error
+            assert status in (2, -9), f"exit status {status}: {error}"
+        assert known == told(whole), "the search went on otherwise than the uninterrupted one"
+        kept = {(SPACE.encode(params), str(value)) for params, value, _ in known}
+        assert set(acknowledged) <= kept, f"lost: {set(acknowledged) - kept}"
+        for name in (RESULTS, TABLE):
+            assert (out / name).read_bytes() == (whole / name).read_bytes(), f"another {name}"
+        assert len(read_history(out, SPACE)) == sum(value is not None for _, value, _ in known)
+        assert sorted(file.name for file in out.iterdir()) == sorted([JOURNAL, RESULTS, TABLE]), "leftovers"
+        evaluated = Counter(log.read_text().split())
+        dead = {SPACE.encode(params) for params, _, _ in known} & {
+            c for c in evaluated if _fault(c) == "ends its process"
+        }
+        again = sum(evaluated.values()) - len(evaluated) - len(dead)
+        assert again <= 2 * count.total(), f"{again} evaluations too many"
+        failed = Counter(_fault(SPACE.encode(params)) for params, value, _ in known if value is None)
+        return {
+            "engine": engine,
+            "trials": len(known),
+            "kills": count["kill"],
+            "full disks": count["fill"],
+            **failed,
+            "lost": 0,
+            "evaluated again": again,
+            **figures,
+        }
+
+
+def told(out: Path) -> Told:
+    """What the storage holds of the trials that ended by themselves."""
+    if not (out / JOURNAL).exists():
+        return []
+    storage = JournalStorage(JournalFile(str(out / JOURNAL)))
+    studies = storage.get_all_studies()
+    trials = storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+    ended = [trial for trial in trials if trial.state.is_finished() and KILLED not in trial.user_attrs]
+    return [(trial.params, trial.value, trial.state) for trial in ended]
+
+
+def _begin(out: Path, trials: int, engine: str, log: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bench.soak", str(out), str(trials), engine]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, LOG: str(log)}
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    return process
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """A file system of little room, where this may be mounted (as root); else a plain folder."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    limited = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield folder, limited
+    finally:
+        if limited:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def _fault(code: str) -> str:
+    number = int.from_bytes(hashlib.sha256(code.encode()).digest()[:4], "little") % 1000
+    for fault, share in FAULTS.items():
+        if number < share:
+            return fault
+        number -= share
+    return ""
+
+
+def _figures(lines: list[list[str]]) -> dict[str, Any]:
+    """Memory and speed of the uninterrupted search, after its first tenth and at its end."""
+    seconds = {int(line[0]): float(line[1]) for line in lines}
+    memory = {int(line[0]): int(line[2]) >> 20 for line in lines}
+    first, last = max(seconds) // 10, max(seconds)
+    window = min(WINDOW, first // 2)
+    found: dict[str, Any] = {}
+    for at in (first, last):
+        found[f"MiB at {at}"] = memory[at]
+        found[f"trials/s at {at}"] = round(window / (seconds[at] - seconds[at - window]), 1)
+    return found
+
+
+def _memory() -> int:
+    """Resident memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    try:
+        search(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    except LMSearcherError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
