@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from documentation import blocks
 from packaging.utils import parse_wheel_filename
 from test_offline import ALONE
 
@@ -26,13 +27,7 @@ from lmsearcher_local.errors import BundleError, ChecksumError
 ISOLATED = ["unshare", "--net", "--map-root-user"]
 # Behind ALONE, which shows that no network is reachable: a shell with the commands of the second machine.
 SHELL = "import os, sys; os.execv('/bin/sh', ['sh', *sys.argv[1:]])"
-THERE = """
-set -eux
-sh bundle/install.sh
-.venv/bin/lmsearcher-local verify
-.venv/bin/lmsearcher-local verify bundle
-.venv/bin/lmsearcher-local search --table nasbench201-cifar100 --trials 20 --out found
-"""
+HERE, THERE = (f"set -eux\n{block.text}" for block in blocks("howto/airgap.md"))
 # Makes the package's wheel out of an installed one, as `bundle` does on a machine that was itself installed so.
 AGAIN = """
 from pathlib import Path
@@ -211,7 +206,11 @@ def made(tmp_path: Path) -> Iterator[Path]:
     """A bundle for this machine; what a test makes of it is large, and removed."""
     try:
         result = subprocess.run(
-            [sys.executable, "-m", "lmsearcher_local", "bundle", "bundle"], cwd=tmp_path, capture_output=True, text=True
+            ["sh", "-c", HERE],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
         )
         assert result.returncode == 0, result.stderr
         assert re.search(r"bundle: 1\d\d files, [01]\.\d\d GB", result.stdout)
