@@ -5,6 +5,7 @@ lets atheris, which sees what code a file reaches, look for more.
 """
 
 import copy
+import hashlib
 import io
 import json
 import random
@@ -25,6 +26,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bench.rankers import Undecided
 from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.checksums import SUMS, differences
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.files import RESULTS, read_history, read_pool
 from lmsearcher_local.history import History
@@ -208,6 +210,7 @@ def readers() -> dict[str, Reader]:
         "pool": Reader("p", ("\n".join(CODES).encode(), columns.encode()), lambda path: read_pool(path, SPACE)),
         "study, journal": Reader(JOURNAL, (search[JOURNAL],), lambda path: page_of(str(path.parent)), slow=True),
         "training, state": Reader("state.pt", (_state(),), _resumed),
+        "checksums": Reader(SUMS, (b"".join(SUMMED),), lambda path: differences(path.parent), {"a": b"a", "b c": b""}),
         "training, log": Reader("log.jsonl", (_log(),), lambda path: cut_log(path, 2)),
     }
     for kind, read, names in (
@@ -220,6 +223,9 @@ def readers() -> dict[str, Reader]:
     return found
 
 
+SUMMED = [
+    hashlib.sha256(content).hexdigest().encode() + b"  " + name for name, content in ((b"a\n", b"a"), (b"b c\n", b""))
+]
 CONFIGSPACE = {
     "name": "cells",
     "hyperparameters": [

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz import Reader, contents, prepare, readers, verdict
+from lmsearcher_local.checksums import SUMS, differences
 from lmsearcher_local.errors import LMSearcherError
 
 READERS = readers()
@@ -89,6 +90,11 @@ FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled 
     ("trim, generation_config.json", b'{"eos_token_id": {}}', "is not written like Llama 3's"),
     ("trim, tokenizer_config.json", b'{"pad_token": {}}', "is not written like Llama 3's"),
 )
+
+
+def test_a_checksum_of_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / SUMS).write_text("0" * 64 + "  " + "a" * 5000 + "\n")
+    assert differences(tmp_path) == ["a" * 5000 + ": missing"]
 
 
 @pytest.mark.parametrize(("name", "content", "words"), FOUND)
