@@ -119,6 +119,7 @@ class Search:
         self._out = out
         self._storage = storage
         self._study = study
+        self._kept: Result | None = None
         self._ended: dict[int, Trial] = {}  # by number; trials that ended do not change
 
     def run(
@@ -173,7 +174,8 @@ class Search:
             ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
         study = self._started()
-        result = self._keep(study, on_trial)
+        result = self._found(study)
+        self._keep(result, on_trial)
         runs, tokens = [*study.user_attrs.get(RUNS, [])], _tokens(ranker)
         if result.evaluated < trials:
             run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, "workers": workers}
@@ -191,6 +193,8 @@ class Search:
         try:
             exhausted = False
             while True:
+                if place is own and workers == 1:  # an evaluation in this thread takes its time
+                    self._keep(result, on_trial)
                 free = min(workers, trials - result.evaluated) - len(under_way)
                 if free > 0 and not exhausted:
                     try:
@@ -199,6 +203,7 @@ class Search:
                         proposals, exhausted = [], True
                     for trial in _begin(study, plan.space, proposals):
                         submit(trial)
+                self._keep(result, on_trial)  # no worker waits for the files
                 if not under_way:
                     return replace(result, exhausted=exhausted)
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
@@ -217,8 +222,9 @@ class Search:
                         _fail(study, trial, REASON, reason)
                     else:
                         study.tell(trial.number, value)
-                result = self._keep(study, on_trial)
+                result = self._found(study)
                 if broken:
+                    self._keep(result, on_trial)
                     raise broken
         finally:
             for future in under_way:
@@ -250,15 +256,20 @@ class Search:
             study.add_trial(create_trial(params=params, distributions=kinds, value=value, user_attrs={WARM: True}))
         return study
 
-    def _keep(self, study: optuna.Study, on_trial: Callable[[Result], None] | None) -> Result:
-        result = _result(study, self._plan.space, self._plan.direction, self._ended)
+    def _found(self, study: optuna.Study) -> Result:
+        return _result(study, self._plan.space, self._plan.direction, self._ended)
+
+    def _keep(self, result: Result, on_trial: Callable[[Result], None] | None) -> None:
+        """Write the files and show the result, once."""
+        if result is self._kept:
+            return
+        self._kept = result
         write_history(
             self._out / RESULTS, [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
         )
         write_results(self._out / TABLE, result)
         if on_trial is not None:
             on_trial(result)
-        return result
 
 
 @contextmanager
