@@ -61,8 +61,8 @@ FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled 
     ("space, YAML", b"a: &a [1]\nb: {<<: [*a, *a]}", "merge keys"),
     (
         "space, YAML",
-        b"a: &a [[1, 1]]\n" + b"".join(b"b%d: &b%d [*a, *a]\n" % (i, i) for i in range(9)),
-        "a: an option is text",
+        b"- [&b0 [1, 2]" + b"".join(b", &b%d [*b%d, *b%d]" % (i, i - 1, i - 1) for i in range(1, 28)) + b"]",
+        "position 0: an option count is a whole number",
     ),
     ("space, YAML", b"#" * (1 << 18) + b"\n", "longer than"),
     ("space, YAML", b"[" * 1000, "it is nested too deeply"),
