@@ -33,9 +33,10 @@ from lmsearcher_local.history import History
 from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.report import page_of
+from lmsearcher_local.results import TABLE
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL
-from lmsearcher_local.study import TABLE, run
+from lmsearcher_local.study import run
 from lmsearcher_local.training.train import cut_log, read_state
 from lmsearcher_local.trim import trim_checkpoint
 

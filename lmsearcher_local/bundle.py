@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
@@ -30,6 +29,7 @@ from packaging.version import Version
 
 from lmsearcher_local.checksums import SUMS, differences, read_checksums, write_checksums
 from lmsearcher_local.errors import BundleError, ChecksumError
+from lmsearcher_local.files import new_folder
 
 OURS = "lmsearcher-local"
 PACKAGES = ("lmsearcher_local", "lmsearcher_kernels")
@@ -190,11 +190,7 @@ def write_bundle(out: Path, target: Target, checkpoint: Path | None, say: Callab
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise BundleError(f"{out} exists already; name a new or an empty folder")
     load_checkpoint(checkpoint)
-    try:
-        partial = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise BundleError(f"cannot write {out}: {error.strerror}") from error
-    try:
+    with new_folder(out, BundleError) as partial:
         if checkpoint:
             say("Copying the checkpoint ...")
             _copy_checkpoint(checkpoint, partial / "checkpoint")
@@ -206,13 +202,6 @@ def write_bundle(out: Path, target: Target, checkpoint: Path | None, say: Callab
         option = " --checkpoint '$here/checkpoint'" if checkpoint else ""
         (partial / "install.sh").write_text(INSTALL.format(python=target.python, sums=SUMS, checkpoint=option))
         write_checksums(partial)
-        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
-        partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial)
-        if isinstance(error, OSError):
-            raise BundleError(f"cannot write {out}: {error.strerror or error}") from error
-        raise
 
 
 def _copy_checkpoint(source: Path, copy: Path) -> None:

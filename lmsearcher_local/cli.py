@@ -17,8 +17,8 @@ from lmsearcher_local.errors import LMSearcherError
 
 if TYPE_CHECKING:
     from lmsearcher_local.objective import Objective
+    from lmsearcher_local.results import Result
     from lmsearcher_local.space import SearchSpace
-    from lmsearcher_local.study import Result
     from lmsearcher_local.tables import Table
 
 PRESETS = tuple(
@@ -209,7 +209,8 @@ def search(
     from lmsearcher_local.files import read_history
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.plot import plot_search
-    from lmsearcher_local.study import RESULTS, TABLE, Plan, open_search
+    from lmsearcher_local.results import TABLE
+    from lmsearcher_local.study import RESULTS, Plan, open_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, name, measured = chosen_space(space_file, preset, table)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmsearcher_local.calibration import Bin
 from lmsearcher_local.presets.drawing import new_figure
-from lmsearcher_local.study import Result
+from lmsearcher_local.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lmsearcher_local.calibration import Choice
-    from lmsearcher_local.study import Result
+    from lmsearcher_local.results import Result
     from lmsearcher_local.tables import Table
 
 BEST = 10  # architectures listed
@@ -92,7 +92,8 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     from lmsearcher_local.calibration import against_pools, against_trials
     from lmsearcher_local.plot import draw_calibration, draw_importance, draw_search
     from lmsearcher_local.presets.registry import preset_of
-    from lmsearcher_local.study import PLAN, RUNS, result_of
+    from lmsearcher_local.results import PLAN, result_of
+    from lmsearcher_local.study import RUNS
 
     result = result_of(study)
     plan = study.user_attrs[PLAN]
@@ -213,7 +214,7 @@ def pools(picked: "Sequence[Choice]", scores: Mapping[str, float], result: "Resu
 
 def times(study: "optuna.Study") -> dict[str, Any] | None:
     """When the trials ran, and how long one took; those of a warm start took no time."""
-    from lmsearcher_local.study import WARM
+    from lmsearcher_local.results import WARM
 
     ran = [
         (trial.datetime_start, trial.datetime_complete)

@@ -1,17 +1,105 @@
-"""What a search found as a table: a CSV file, or a pandas DataFrame."""
+"""What a search found: its trials as the storage has them, and as a table, a CSV file or a pandas DataFrame."""
 
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from lmsearcher_local.calibration import RANKING
+from lmsearcher_local.errors import StudyError
 from lmsearcher_local.files import COLUMNS, replaced
+from lmsearcher_local.optuna import KILLED
+from lmsearcher_local.searcher import Direction
+from lmsearcher_local.space import Configuration, SearchSpace
 
 if TYPE_CHECKING:
     import pandas
 
-    from lmsearcher_local.study import Result
+TABLE = "results.csv"
+PLAN = "lmsearcher"  # study user attribute: what was searched, and how
+REASON = "reason"  # trial user attribute: why there is no value
+WARM = "warm start"  # trial user attribute: the value was given, not evaluated
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One evaluation; a failed one has a reason instead of a value."""
+
+    code: str
+    configuration: Configuration
+    value: float | None
+    reason: str | None
+    given: bool  # by a warm start
+    ranked: bool = False  # picked by the model out of a pool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A search so far: its trials in order, and whether the space is used up."""
+
+    space: SearchSpace
+    direction: Direction
+    trials: tuple[Trial, ...]
+    exhausted: bool = False
+
+    @property
+    def evaluated(self) -> int:
+        """The number of trials that were not given by a warm start."""
+        return sum(not trial.given for trial in self.trials)
+
+    @property
+    def best(self) -> tuple[str, float] | None:
+        """The best code and its value; nothing where no trial has a value."""
+        better = max if self.direction == "maximize" else min
+        values = [(trial.code, trial.value) for trial in self.trials if trial.value is not None]
+        return better(values, key=lambda item: item[1], default=None)
+
+    @property
+    def random(self) -> int:
+        """How many trials, from the first, were drawn at random or given: the model was not asked yet."""
+        return sum(1 for _ in takewhile(lambda trial: not trial.ranked, self.trials))
+
+
+def result_of(study: Study) -> Result:
+    """What a stored study of ``run`` holds.
+
+    Raises:
+        StudyError: it is a study of another program.
+    """
+    plan = study.user_attrs.get(PLAN)
+    if not isinstance(plan, dict):
+        raise StudyError(f"{study.study_name} is a study of another program, not of a search")
+    return ended(study, SearchSpace(dict(plan["space"])), plan["direction"], {})
+
+
+def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[int, Trial]) -> Result:
+    """The trials that ended, those in ``known`` as they are; the others join it."""
+    trials = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if KILLED in trial.user_attrs:
+            continue
+        if trial.number not in known:
+            known[trial.number] = _trial(trial, space)
+        trials.append(known[trial.number])
+    return Result(space, direction, tuple(trials))
+
+
+def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
+    attributes = trial.user_attrs
+    return Trial(
+        space.encode(trial.params),
+        trial.params,
+        trial.value,
+        attributes.get(REASON),
+        given=WARM in attributes,
+        ranked=RANKING in attributes,
+    )
 
 
 def columns(names: Sequence[str]) -> list[str]:
@@ -19,7 +107,7 @@ def columns(names: Sequence[str]) -> list[str]:
     return [*COLUMNS, *(f"parameter {name}" if name in COLUMNS else name for name in names)]
 
 
-def rows(result: "Result") -> list[list[Any]]:
+def rows(result: Result) -> list[list[Any]]:
     """A row for each trial in order; of a failed one without a value, but with the reason."""
     names = result.space.names
     return [
@@ -28,7 +116,7 @@ def rows(result: "Result") -> list[list[Any]]:
     ]
 
 
-def write_results(path: Path, result: "Result") -> None:
+def write_results(path: Path, result: Result) -> None:
     """Replace the file by a CSV of all trials, which ``files.read_history`` reads."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -37,7 +125,7 @@ def write_results(path: Path, result: "Result") -> None:
     replaced(path, text.getvalue())
 
 
-def dataframe(result: "Result") -> "pandas.DataFrame":
+def dataframe(result: Result) -> "pandas.DataFrame":
     """All trials as a DataFrame.
 
     Raises:

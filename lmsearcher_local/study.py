@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,13 @@ from lmsearcher_local.objective import Function, FunctionObjective, Objective
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.results import write_results
+from lmsearcher_local.results import PLAN, REASON, TABLE, WARM, Result, Trial, ended, write_results
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL, JournalFile
 
-TABLE = "results.csv"
-PLAN = "lmsearcher"  # study user attribute: what was searched, and how
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
-REASON = "reason"  # trial user attribute: why there is no value
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
-WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 Values = Sequence[tuple[str, float]]
 
@@ -70,45 +65,6 @@ class Plan:
             "pool_size": self.pool_size,
             "warm_start": hashlib.sha256(json.dumps(list(self.warm_start)).encode()).hexdigest()[:16],
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One evaluation; a failed one has a reason instead of a value."""
-
-    code: str
-    configuration: Configuration
-    value: float | None
-    reason: str | None
-    given: bool  # by a warm start
-    ranked: bool = False  # picked by the model out of a pool
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A search so far: its trials in order, and whether the space is used up."""
-
-    space: SearchSpace
-    direction: Direction
-    trials: tuple[Trial, ...]
-    exhausted: bool = False
-
-    @property
-    def evaluated(self) -> int:
-        """The number of trials that were not given by a warm start."""
-        return sum(not trial.given for trial in self.trials)
-
-    @property
-    def best(self) -> tuple[str, float] | None:
-        """The best code and its value; nothing where no trial has a value."""
-        better = max if self.direction == "maximize" else min
-        values = [(trial.code, trial.value) for trial in self.trials if trial.value is not None]
-        return better(values, key=lambda item: item[1], default=None)
-
-    @property
-    def random(self) -> int:
-        """How many trials, from the first, were drawn at random or given: the model was not asked yet."""
-        return sum(1 for _ in takewhile(lambda trial: not trial.ranked, self.trials))
 
 
 class Search:
@@ -193,7 +149,7 @@ class Search:
         try:
             exhausted = False
             while True:
-                if place is own and workers == 1:  # an evaluation in this thread takes its time
+                if isinstance(place, Inline):  # an evaluation in this thread takes its time
                     self._keep(result, on_trial)
                 free = min(workers, trials - result.evaluated) - len(under_way)
                 if free > 0 and not exhausted:
@@ -257,7 +213,7 @@ class Search:
         return study
 
     def _found(self, study: optuna.Study) -> Result:
-        return _result(study, self._plan.space, self._plan.direction, self._ended)
+        return ended(study, self._plan.space, self._plan.direction, self._ended)
 
     def _keep(self, result: Result, on_trial: Callable[[Result], None] | None) -> None:
         """Write the files and show the result, once."""
@@ -334,42 +290,6 @@ def run(
     plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
     with open_search(Path(out), plan, storage=storage, resume=resume) as search:
         return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers)
-
-
-def result_of(study: optuna.Study) -> Result:
-    """What a stored study of ``run`` holds.
-
-    Raises:
-        StudyError: it is a study of another program.
-    """
-    plan = study.user_attrs.get(PLAN)
-    if not isinstance(plan, dict):
-        raise StudyError(f"{study.study_name} is a study of another program, not of a search")
-    return _result(study, SearchSpace(dict(plan["space"])), plan["direction"], {})
-
-
-def _result(study: optuna.Study, space: SearchSpace, direction: Direction, known: dict[int, Trial]) -> Result:
-    """The trials that ended, those in ``known`` as they are; the others join it."""
-    trials = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-        if KILLED in trial.user_attrs:
-            continue
-        if trial.number not in known:
-            known[trial.number] = _trial(trial, space)
-        trials.append(known[trial.number])
-    return Result(space, direction, tuple(trials))
-
-
-def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
-    attributes = trial.user_attrs
-    return Trial(
-        space.encode(trial.params),
-        trial.params,
-        trial.value,
-        attributes.get(REASON),
-        given=WARM in attributes,
-        ranked=RANKING in attributes,
-    )
 
 
 def _begin(

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -22,6 +21,7 @@ import click
 
 from lmsearcher_local.checksums import write_checksums
 from lmsearcher_local.errors import CheckpointError, LMSearcherError
+from lmsearcher_local.files import new_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -84,27 +84,18 @@ def trim_checkpoint(checkpoint: "Checkpoint", out: Path, writing: Callable[[str]
     if len(kept) == checkpoint.vocabulary:
         raise CheckpointError(f"{checkpoint.path} holds only tokens that its prompts use; there is nothing to trim")
     try:
-        partial = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {error.strerror}") from error
-    try:
-        _write_small_files(checkpoint.path, partial, ids)
-        for file in checkpoint.weights:
-            writing(file.name)
-            _write_weights(file, partial / file.name, kept)
-        _write_index(checkpoint.path, partial)
-        write_checksums(partial)
-        trimmed = load_checkpoint(partial)
-        _check_tokenizers(checkpoint, trimmed, ids)
-        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
-        partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial)
-        if isinstance(error, OSError):
-            raise CheckpointError(f"cannot write {out}: {error.strerror}") from error
-        if isinstance(error, UNWRITTEN) and not isinstance(error, LMSearcherError):
-            raise _unwritten(checkpoint.path, error) from error
+        with new_folder(out, CheckpointError) as partial:
+            _write_small_files(checkpoint.path, partial, ids)
+            for file in checkpoint.weights:
+                writing(file.name)
+                _write_weights(file, partial / file.name, kept)
+            _write_index(checkpoint.path, partial)
+            write_checksums(partial)
+            _check_tokenizers(checkpoint, load_checkpoint(partial), ids)
+    except LMSearcherError:
         raise
+    except UNWRITTEN as error:
+        raise _unwritten(checkpoint.path, error) from error
     return load_checkpoint(out)
 
 

@@ -19,8 +19,9 @@ from lmsearcher_local import checkpoint, load
 from lmsearcher_local.cli import main
 from lmsearcher_local.files import read_pool
 from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.results import TABLE
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS, TABLE
+from lmsearcher_local.study import JOURNAL, RESULTS
 
 SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
 

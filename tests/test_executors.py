@@ -22,9 +22,10 @@ from lmsearcher_local.errors import LMSearcherError, ObjectiveError, StudyError
 from lmsearcher_local.executors import connected
 from lmsearcher_local.history import History
 from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective
+from lmsearcher_local.results import Result, result_of
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import Result, result_of, run
+from lmsearcher_local.study import run
 from lmsearcher_local.surrogate import GaussianProcess, believed
 from lmsearcher_local.tables import table
 

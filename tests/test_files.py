@@ -11,9 +11,9 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.files import read_history
-from lmsearcher_local.results import dataframe, write_results
+from lmsearcher_local.results import TABLE, Result, Trial, dataframe, write_results
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import RESULTS, TABLE, Result, Trial, run
+from lmsearcher_local.study import RESULTS, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"rank": [4, 8, 16], "lr": [0.1, 0.001], "on": [True, False], "name": ["a", "b, c", None]})

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lmsearcher_local.plot import plot_search
+from lmsearcher_local.results import Result, Trial
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import Result, Trial
 
 VALUES = {
     "outliers": [50.0, 60.0, 1.0, 61.0, 62.0, 63.0, 999.0],

@@ -19,10 +19,11 @@ from lmsearcher_local.cli import main
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.presets.registry import preset
 from lmsearcher_local.report import aligned, facts, page
+from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import stored_study
-from lmsearcher_local.study import Result, run
+from lmsearcher_local.study import run
 
 SPACE = SearchSpace(
     {

@@ -16,9 +16,10 @@ from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, S
 from lmsearcher_local.files import read_history, read_pool, write_history
 from lmsearcher_local.objective import FunctionObjective
 from lmsearcher_local.optuna import distributions
+from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS, Plan, Result, open_search, run
+from lmsearcher_local.study import JOURNAL, RESULTS, Plan, open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False], "d": [0.1, 0.2, None]})
