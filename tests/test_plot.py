@@ -24,7 +24,8 @@ VALUES = {
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("name", VALUES)
 def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
-    trials = tuple(Trial("0", value, None if value is not None else "failed", False) for value in VALUES[name])
+    reasons = {None: "failed"}
+    trials = tuple(Trial("0", {"p0": 0}, value, reasons.get(value), given=False) for value in VALUES[name])
     plot_search(Result(SearchSpace([5]), direction, trials), tmp_path / "p.png", name, "score", 70.0)
     header = (tmp_path / "p.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
