@@ -29,7 +29,7 @@ from packaging.version import Version
 
 from lmsearcher_local.checksums import SUMS, differences, read_checksums, write_checksums
 from lmsearcher_local.errors import BundleError, ChecksumError
-from lmsearcher_local.files import new_folder
+from lmsearcher_local.folders import new_folder
 
 OURS = "lmsearcher-local"
 PACKAGES = ("lmsearcher_local", "lmsearcher_kernels")

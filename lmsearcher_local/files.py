@@ -5,13 +5,11 @@ import io
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, brief
+from lmsearcher_local.errors import HistoryError, SpaceError, brief
 from lmsearcher_local.space import Option, SearchSpace
 
 RESULTS = "historical_results.json"
@@ -86,28 +84,6 @@ def replaced(path: Path, text: str) -> None:
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
-        raise
-
-
-@contextmanager
-def new_folder(out: Path, refused: type[LMSearcherError]) -> Iterator[Path]:
-    """A folder beside ``out`` that gets this name when all is written; a failure or an interrupt leaves nothing behind.
-
-    Raises:
-        LMSearcherError: of the class ``refused``, where nothing can be written.
-    """
-    try:
-        partial = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise refused(f"cannot write {out}: {error.strerror}") from error
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
-        partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial)
-        if isinstance(error, OSError):
-            raise refused(f"cannot write {out}: {error.strerror or error}") from error
         raise
 
 

@@ -5,12 +5,12 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import optuna
@@ -186,11 +186,12 @@ class Search:
             for future in under_way:
                 future.cancel()
             objective.close()
-            while own and not all(future.done() for future in under_way):
-                time.sleep(0.1)
-                objective.close()  # once more: threads may have started something meanwhile
             if own:
-                own.shutdown()
+                ending = Thread(target=own.shutdown)
+                ending.start()
+                while ending.is_alive():  # what a thread had not started yet when Ctrl-C came, it starts now
+                    objective.close()
+                    ending.join(0.1)
             if runs and tokens:
                 runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
                 with suppress(OSError, StorageInternalError):  # that there is no space has been said

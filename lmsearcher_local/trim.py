@@ -21,7 +21,7 @@ import click
 
 from lmsearcher_local.checksums import write_checksums
 from lmsearcher_local.errors import CheckpointError, LMSearcherError
-from lmsearcher_local.files import new_folder
+from lmsearcher_local.folders import new_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
