@@ -122,10 +122,12 @@ class FunctionObjective:
         return _received, (function, os.getcwd(), self._timeout)
 
     def close(self) -> None:
-        for process in [*self._processes]:
+        while self._idle:
+            process = self._idle.pop()
             process.kill()
-        self._processes.clear()
-        self._idle.clear()
+            self._processes.discard(process)
+        for process in [*self._processes]:  # at work: the threads that wait for them do the rest
+            process.end()
 
     def _started(self) -> "_Worker":
         process = _Worker(self._function)
@@ -277,10 +279,15 @@ class _Worker:
         self._connection.send(configuration)
         return self._receive(timeout)
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """End the process, from any thread; the one that calls it notices."""
         if self._process.pid is not None:
             _kill_group(self._process.pid)
         self._process.kill()
+
+    def kill(self) -> None:
+        """End the process and free what belongs to it, from the thread that calls it."""
+        self.end()
         self._process.join()
         self._connection.close()
 
@@ -290,7 +297,7 @@ class _Worker:
             if not self._connection.poll(timeout):
                 raise ObjectiveFailed(f"not done after {timeout:g} s")
             value, failure = self._connection.recv()
-        except (EOFError, OSError):  # it ended, or another thread killed it
+        except (EOFError, OSError):
             self._process.join()
             raise WorkerLost(f"its process ended with exit status {self._process.exitcode}") from None
         self.lost = False

@@ -185,13 +185,13 @@ class Search:
         finally:
             for future in under_way:
                 future.cancel()
-            objective.close()
             if own:
                 ending = Thread(target=own.shutdown)
                 ending.start()
-                while ending.is_alive():  # what a thread had not started yet when Ctrl-C came, it starts now
-                    objective.close()
+                while ending.is_alive():
+                    objective.close()  # again: a thread may start now what Ctrl-C found not started
                     ending.join(0.1)
+            objective.close()
             if runs and tokens:
                 runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
                 with suppress(OSError, StorageInternalError):  # that there is no space has been said
