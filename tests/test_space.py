@@ -139,3 +139,13 @@ def test_many_codes_at_once_are_read_as_one_by_one(sizes: list[int], seed: int) 
     assert len(near) == sum(size - 1 for size in sizes)
     rows = space.array([codes[0], *near])
     assert ((rows[1:] != rows[0]).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    "codes", [["01234"], ["012345", "5"], ["01234x"], ["01234é"], ["012349"], ["01234", "0123401"]]
+)
+def test_foreign_codes_are_no_array(codes: list[str]) -> None:
+    with pytest.raises(SpaceError):
+        SearchSpace([5] * 6).array(codes)
+    assert SearchSpace([5] * 6).array([]).shape == (0, 6)
+    assert SearchSpace([12, 3]).array(["111"]).tolist() == [[11, 1]]

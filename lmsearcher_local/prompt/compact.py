@@ -53,8 +53,7 @@ def _history_ids(space: SearchSpace, history: History) -> tuple[int, ...]:
 
 def _named_ids(space: SearchSpace, codes: Sequence[str], names: np.ndarray) -> list[int]:
     """The digits of each code, and behind them its score or alias."""
-    rows = np.array([space.indices(code) for code in codes], dtype=np.int64).reshape(len(codes), len(space.sizes))
-    ids: list[int] = np.column_stack([digit_ids(space.sizes, rows), names]).ravel().tolist()
+    ids: list[int] = np.column_stack([digit_ids(space.sizes, space.array(codes)), names]).ravel().tolist()
     return ids
 
 
