@@ -245,7 +245,9 @@ def test_no_space_left_while_trials_are_under_way(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_what_is_under_way(tmp_path: Path) -> None:
     program = (
-        "from test_executors import *; search(Path(sys.argv[1]), 8, FunctionObjective(sleeps, workers=4), workers=4)"
+        "from test_executors import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever started the tests may ignore it
+        "search(Path(sys.argv[1]), 8, FunctionObjective(sleeps, workers=4), workers=4)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
