@@ -51,13 +51,17 @@ def outcome(future: "Future[Outcome]") -> Outcome:
 
 
 def submitted(executor: Executor, objective: Objective, code: str, configuration: Configuration) -> "Future[Outcome]":
-    """The future of one evaluation.
+    """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do.
 
     Raises:
         ObjectiveError: the objective cannot be sent to the workers.
     """
     try:
         return executor.submit(evaluate, objective, code, configuration)
+    except BrokenExecutor as error:
+        broken: Future[Outcome] = Future()
+        broken.set_exception(error)
+        return broken
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         raise ObjectiveError(f"the executor does not take {objective.name}: {reason}") from error

@@ -105,7 +105,10 @@ class FunctionObjective:
     def __call__(self, code: str, configuration: Configuration) -> float:
         if not self._apart:
             return checked(_call(self._function, configuration))
-        process = self._idle.pop() if self._idle else self._started()
+        try:
+            process = self._idle.pop()
+        except IndexError:  # not asked before: another thread may have taken the last one
+            process = self._started()
         try:
             return checked(process.call(configuration, self._timeout))
         finally:
@@ -122,10 +125,11 @@ class FunctionObjective:
         return _received, (function, os.getcwd(), self._timeout)
 
     def close(self) -> None:
-        while self._idle:
-            process = self._idle.pop()
-            process.kill()
-            self._processes.discard(process)
+        with suppress(IndexError):
+            while True:
+                process = self._idle.pop()
+                process.kill()
+                self._processes.discard(process)
         for process in [*self._processes]:  # at work: the threads that wait for them do the rest
             process.end()
 

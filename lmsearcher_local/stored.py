@@ -9,18 +9,20 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.interrupts import undisturbed
 
 JOURNAL = "study.journal"
 
 
 class JournalFile(JournalFileBackend):
     """Optuna's journal for one writer. A write that fails, for want of space, leaves no half line behind: the next
-    would go on in it, and nobody could read the journal any more."""
+    would go on in it, and nobody could read the journal any more. Ctrl-C leaves no lock behind."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         size = os.path.getsize(self._file_path)
         try:
-            super().append_logs(logs)
+            with undisturbed():
+                super().append_logs(logs)
         except OSError:
             os.truncate(self._file_path, size)
             raise

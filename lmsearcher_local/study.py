@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -22,6 +23,7 @@ from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, write_history
+from lmsearcher_local.interrupts import undisturbed
 from lmsearcher_local.objective import Function, FunctionObjective, Objective
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
 from lmsearcher_local.provenance import provenance
@@ -141,10 +143,14 @@ class Search:
         place = executor or own
         assert place is not None
         under_way: dict[Future[Outcome], FrozenTrial] = {}
+        done: SimpleQueue[Future[Outcome]] = SimpleQueue()
         again: set[int] = set()
 
         def submit(trial: FrozenTrial) -> None:
-            under_way[submitted(place, objective, plan.space.encode(trial.params), trial.params)] = trial
+            with nullcontext() if isinstance(place, Inline) else undisturbed():
+                future = submitted(place, objective, plan.space.encode(trial.params), trial.params)
+                under_way[future] = trial
+                future.add_done_callback(done.put)
 
         try:
             exhausted = False
@@ -162,9 +168,11 @@ class Search:
                 self._keep(result, on_trial)  # no worker waits for the files
                 if not under_way:
                     return replace(result, exhausted=exhausted)
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                ready = [done.get()]
+                while not done.empty():
+                    ready.append(done.get())
                 broken: StudyError | None = None
-                for future in sorted(done, key=lambda future: under_way[future].number):
+                for future in sorted(ready, key=lambda future: under_way[future].number):
                     trial = under_way.pop(future)
                     try:
                         value, reason, lost = outcome(future)

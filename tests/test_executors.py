@@ -228,6 +228,15 @@ def test_an_executor_that_breaks_loses_nothing(tmp_path: Path) -> None:
     assert len({*codes(result)}) == 40
 
 
+def test_an_executor_that_is_broken_when_it_is_asked(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        executor.submit(os.kill, executor.submit(os.getpid).result(), signal.SIGKILL).exception()
+        with pytest.raises(StudyError, match="the executor is broken: BrokenProcessPool"):
+            search(tmp_path, 4, executor=executor, workers=2)
+    result = search(tmp_path, 4, resume=True)
+    assert len({*codes(result)}) == 4
+
+
 def test_an_executor_that_cannot_take_the_objective(tmp_path: Path) -> None:
     with (
         ProcessPoolExecutor(2, get_context("spawn")) as executor,
@@ -243,23 +252,56 @@ def test_no_space_left_while_trials_are_under_way(tmp_path: Path) -> None:
     assert sorted(codes(result)) == sorted(small.code([a, b]) for a in range(3) for b in range(2))
 
 
-def test_ctrl_c_ends_what_is_under_way(tmp_path: Path) -> None:
+WHILE_IT_STARTS_A_THREAD = """
+start = threading.Thread.start
+def interrupted(thread):
+    run, threading.Thread.start = thread.run, start
+    thread.run = lambda: (time.sleep(1), run())
+    start(thread)
+    signal.raise_signal(signal.SIGINT)
+threading.Thread.start = interrupted
+"""
+WHILE_IT_HOLDS_THE_JOURNAL = """
+from optuna.storages.journal import JournalFileSymlinkLock
+release, times = JournalFileSymlinkLock.release, itertools.count(1)
+def interrupted(lock):
+    if next(times) == 7:  # the fourth trial's
+        signal.raise_signal(signal.SIGINT)
+    release(lock)
+JournalFileSymlinkLock.release = interrupted
+"""
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    ["", WHILE_IT_STARTS_A_THREAD, WHILE_IT_HOLDS_THE_JOURNAL],
+    ids=["while it waits", "while it starts a thread", "while it holds the journal"],
+)
+def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
     program = (
+        "import itertools, threading\n"
         "from test_executors import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever started the tests may ignore it
+        f"{prepare}\n"
         "search(Path(sys.argv[1]), 8, FunctionObjective(sleeps, workers=4), workers=4)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "study.journal").exists() or (tmp_path / "study.journal").read_text().count("x4") < 4:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) != 0
+    if not prepare:
+        journal = tmp_path / "study.journal"
+        while not journal.exists() or journal.read_text().count("x4") < 4:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(60) != 0
+    finally:
+        process.kill()
     assert process.stderr is not None
     assert process.stderr.read().rstrip().endswith("KeyboardInterrupt")
     known = {trial.number: trial.state for trial in study(tmp_path).trials}
     assert known == dict.fromkeys(range(4), TrialState.RUNNING)
+    assert not [*tmp_path.glob("study.journal.lock*")]
 
 
 def sleeps(configuration: Configuration) -> float:
