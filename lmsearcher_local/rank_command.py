@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from lmsearcher_local.cli import chosen_space, model_options, space_options
 
 if TYPE_CHECKING:
+    from lmsearcher_local.history import History
     from lmsearcher_local.prefilter import Show
     from lmsearcher_local.ranking import Ranking
     from lmsearcher_local.space import SearchSpace
@@ -54,7 +54,8 @@ def rank(
 
     The probabilities are exact: those with which the model, held to the pool, answers each candidate. A pool too large
     for one prompt is ranked by tournament; of thousands of candidates a Gaussian process first keeps the most
-    promising. Those that did not reach the last prompt follow with probability 0.
+    promising. Those that did not reach the last prompt follow with probability 0. Beside each stands the value of the
+    nearest evaluated configuration, and in how many parameters they differ.
 
     \b
     Which of these cells next?
@@ -64,6 +65,7 @@ def rank(
       lmsearcher-local rank space.yaml --history tried.csv --pool pool.csv --json > ranking.json
     """
     from lmsearcher_local.files import read_history, read_pool
+    from lmsearcher_local.history import History
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.prefilter import rank_pool
     from lmsearcher_local.ranking import Task
@@ -82,42 +84,67 @@ def rank(
         for code, value in values:
             known.tell(code, value)
         ranking = rank_pool(ranker, Task(space, known.history, candidates), show)
+    sign = 1 if known.direction == "maximize" else -1
+    seen = History(known.history.codes, tuple(sign * score for score in known.history.scores))
     if as_json:
-        print_json(space, ranking, top)
+        print_json(space, ranking, seen, top)
     else:
-        print_table(space, ranking, top or ROWS)
+        print_table(space, ranking, seen, top or ROWS)
 
 
-def ranked(space: "SearchSpace", ranking: "Ranking") -> Iterator[dict[str, Any]]:
-    """The candidates, best first; made one by one, because there may be hundreds of thousands."""
+def ranked(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> Iterator[dict[str, Any]]:
+    """The best candidates, made one by one, because there may be hundreds of thousands."""
     import numpy as np
 
-    order = np.argsort(-ranking.log_probs, kind="stable")
-    for i, (place, chance) in enumerate(zip(order, np.exp(ranking.log_probs[order]).tolist(), strict=True), 1):
-        code = ranking.pool[place]
-        yield {"rank": i, "code": code, "probability": chance, "configuration": space.decode(code)}
+    order = np.argsort(-ranking.log_probs, kind="stable")[:top]
+    codes = [ranking.pool[place] for place in order]
+    chances = np.exp(ranking.log_probs[order]).tolist()
+    for i, (code, chance, near) in enumerate(zip(codes, chances, nearest(space, codes, seen), strict=True), 1):
+        row = {"rank": i, "code": code, "probability": chance, "configuration": space.decode(code)}
+        yield row | ({"nearest": near} if near else {})
 
 
-def print_json(space: "SearchSpace", ranking: "Ranking", top: int | None) -> None:
+def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator[dict[str, Any] | None]:
+    """For each code the evaluated one that differs in the fewest parameters, the first evaluated of several."""
+    import torch
+    from lmsearcher_kernels import hamming_topk
+
+    if not len(seen):
+        yield from [None] * len(codes)
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours, theirs = (torch.from_numpy(space.array(of)).to(device, torch.int32) for of in (codes, seen.codes))
+    changes, places = (found[:, 0].tolist() for found in hamming_topk(ours, theirs, 1))
+    for change, place in zip(changes, places, strict=True):
+        yield {"code": seen.codes[place], "value": seen.scores[place], "changes": change}
+
+
+def print_json(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> None:
     """One object, a candidate a line."""
     sys.stdout.write(f'{{"greedy": {json.dumps(ranking.greedy)}, "ranking": [')
-    for row in islice(ranked(space, ranking), top):
+    for row in ranked(space, ranking, seen, top):
         sys.stdout.write(("" if row["rank"] == 1 else ",") + "\n " + json.dumps(row))
     sys.stdout.write("\n]}\n")
 
 
-def print_table(space: "SearchSpace", ranking: "Ranking", top: int) -> None:
+def print_table(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int) -> None:
     """The best candidates, and how many more there are."""
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table("rank", "code", "probability", "configuration")
-    for row in islice(ranked(space, ranking), top):
+    grid = Table("rank", "code", "probability", "configuration", "nearest evaluated")
+    for row in ranked(space, ranking, seen, top):
         options = ", ".join(f"{key}={option}" for key, option in row["configuration"].items())
-        grid.add_row(str(row["rank"]), row["code"], f"{row['probability']:.4f}", options)
+        near = f"{row['nearest']['value']:.6g}, {changed(row['nearest']['changes'])}" if "nearest" in row else ""
+        grid.add_row(str(row["rank"]), row["code"], f"{row['probability']:.4f}", options, near)
     Console().print(grid)
     if (more := len(ranking.pool) - top) > 0:
         click.echo(f"and {more:,} more: --top N prints N of them, --json all")
+
+
+def changed(changes: int) -> str:
+    """How far away an evaluated configuration is, in words."""
+    return f"{changes} change{'s' * (changes > 1)} away" if changes else "the same"
 
 
 @contextmanager

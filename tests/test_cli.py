@@ -160,8 +160,18 @@ def test_rank(loaded: list[str]) -> None:
     assert [row["rank"] for row in found["ranking"]] == [1, 2, 3]
     assert found["greedy"] == found["ranking"][0]["code"]
     assert {"rank": 16, "lr": 0.1, "name": "b"} in [row["configuration"] for row in found["ranking"]]
-    assert json.loads(call(*command, "--json", "--direction", "minimize").stdout) != found
+    nearest = {row["code"]: row["nearest"] for row in found["ranking"]}
+    assert nearest["100"] == {"code": "000", "value": 1, "changes": 1}  # the first of two equally near
+    assert nearest["012"] == {"code": "000", "value": 1, "changes": 2}
+    other = json.loads(call(*command, "--json", "--direction", "minimize").stdout)
+    assert other != found
+    assert {row["code"]: row["nearest"] for row in other["ranking"]} == nearest
+    Path("pool.txt").write_text("201\n012\n100\n110\n")
+    assert "2.5, the same" in call(*command).stdout
+    Path("pool.txt").write_text("201\n012\n100\n")
     shown = call(*command).stdout
+    assert "1, 1 change away" in shown
+    assert "1, 2 changes away" in shown
     for row in found["ranking"]:
         assert row["code"] in shown
         assert f"{row['probability']:.4f}" in shown

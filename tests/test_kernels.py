@@ -93,6 +93,7 @@ def test_restricted_head_spoils_only_the_question_with_a_weight_that_is_no_numbe
         (70, 200, 10, 5, 10),  # more of both than a program holds
         (33, 65, 7, 2, 65),  # many equal distances, and every code is asked for
         (3, 130, 300, 256, 3),  # more positions than a byte counts
+        (9, 40, 6, 1000, 4),  # more options than a byte counts
         (0, 5, 4, 3, 2),
         (5, 9, 0, 1, 4),  # codes without positions: all equal
     ],
@@ -101,8 +102,9 @@ def test_hamming_topk_is_a_stable_sort_of_all_distances(
     run: Run, m: int, n: int, length: int, options: int, k: int
 ) -> None:
     rng = np.random.default_rng(m)
-    candidates = rng.integers(options, size=(m, length), dtype=np.uint8)
-    codes = rng.integers(options, size=(n, length), dtype=np.uint8)
+    dtype = np.uint8 if options <= 256 else np.int32
+    candidates = rng.integers(options, size=(m, length), dtype=dtype)
+    codes = rng.integers(options, size=(n, length), dtype=dtype)
     apart = (candidates[:, None] != codes[None]).sum(-1)
     expected = np.argsort(apart, axis=1, kind="stable")[:, :k]
     tensors = torch.from_numpy(candidates).to(DEVICE), torch.from_numpy(codes).to(DEVICE)
@@ -132,8 +134,9 @@ def test_wrong_arguments_are_refused() -> None:
     for k in (0, 4):
         with pytest.raises(ValueError, match="k is from 1"):
             lmsearcher_kernels.hamming_topk(codes, codes, k)
-    with pytest.raises(ValueError, match="uint8"):
-        lmsearcher_kernels.hamming_topk(codes.long(), codes, 1)
+    for other in (codes.long(), codes.float()):
+        with pytest.raises(ValueError, match="integers of one dtype"):
+            lmsearcher_kernels.hamming_topk(other, codes.float() if other.is_floating_point() else codes, 1)
     with pytest.raises(ValueError, match="do not fit"):
         lmsearcher_kernels.hamming_topk(codes[:, :4], codes, 1)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 
@@ -36,8 +35,8 @@ def hamming_topk(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Ten
     """The ``k`` codes nearest to each candidate by Hamming distance; ``[M, N]`` is never made.
 
     Args:
-        candidates: option indices, uint8 ``[M, L]``.
-        codes: option indices, uint8 ``[N, L]``.
+        candidates: option indices, integers ``[M, L]``.
+        codes: option indices of the same dtype, ``[N, L]``.
         k: how many, from 1 to N.
 
     Returns:
@@ -47,8 +46,8 @@ def hamming_topk(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Ten
     Raises:
         ValueError: shapes or dtypes do not fit, or there are fewer than ``k`` codes.
     """
-    if candidates.dtype != torch.uint8 or codes.dtype != torch.uint8:
-        raise ValueError(f"option indices are uint8, not {candidates.dtype} and {codes.dtype}")
+    if candidates.dtype != codes.dtype or candidates.is_floating_point():
+        raise ValueError(f"option indices are integers of one dtype, not {candidates.dtype} and {codes.dtype}")
     if candidates.ndim != 2 or codes.ndim != 2 or candidates.shape[1] != codes.shape[1]:
         raise ValueError(f"candidates {tuple(candidates.shape)} and codes {tuple(codes.shape)} do not fit")
     if not 1 <= k <= len(codes):
