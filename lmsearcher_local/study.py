@@ -147,7 +147,8 @@ class Search:
         again: set[int] = set()
 
         def submit(trial: FrozenTrial) -> None:
-            with nullcontext() if isinstance(place, Inline) else undisturbed():
+            # Threads alone: an evaluation in this one may take hours, and a process forked here must hear Ctrl-C.
+            with undisturbed() if isinstance(place, ThreadPoolExecutor) else nullcontext():
                 future = submitted(place, objective, plan.space.encode(trial.params), trial.params)
                 under_way[future] = trial
                 future.add_done_callback(done.put)

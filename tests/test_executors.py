@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -302,6 +303,37 @@ def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
     known = {trial.number: trial.state for trial in study(tmp_path).trials}
     assert known == dict.fromkeys(range(4), TrialState.RUNNING)
     assert not [*tmp_path.glob("study.journal.lock*")]
+
+
+def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None:
+    program = (
+        "from test_executors import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with ProcessPoolExecutor(2, get_context('fork')) as executor:\n"
+        "    search(Path(sys.argv[1]), 8, naps, executor=executor, workers=2)"
+    )
+    environment = {**os.environ, "MARKS": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "out")],
+        cwd=Path(__file__).parent,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    while len([*tmp_path.glob("*.process")]) < 2:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    try:
+        assert process.wait(60) != 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def naps(configuration: Configuration) -> float:
+    (Path(os.environ["MARKS"]) / f"{os.getpid()}.process").touch()
+    time.sleep(600)
+    return 0.0
 
 
 def sleeps(configuration: Configuration) -> float:

@@ -134,9 +134,9 @@ def test_wrong_arguments_are_refused() -> None:
     for k in (0, 4):
         with pytest.raises(ValueError, match="k is from 1"):
             lmsearcher_kernels.hamming_topk(codes, codes, k)
-    for other in (codes.long(), codes.float()):
+    for wrong in ((codes.long(), codes), (codes.float(), codes.float())):
         with pytest.raises(ValueError, match="integers of one dtype"):
-            lmsearcher_kernels.hamming_topk(other, codes.float() if other.is_floating_point() else codes, 1)
+            lmsearcher_kernels.hamming_topk(*wrong, 1)
     with pytest.raises(ValueError, match="do not fit"):
         lmsearcher_kernels.hamming_topk(codes[:, :4], codes, 1)
 
