@@ -91,9 +91,7 @@ def as_llama3(folder: Path, data: Path, tokenizer: Path, task: Task) -> dict[str
 
 def question(task: Task) -> tuple[SearchSpace, History, list[str]]:
     """A task as the codec takes it."""
-    space = SearchSpace(task.sizes.tolist())
-    history = History(tuple(map(space.code, task.history)), tuple(task.scores.tolist()))
-    return space, history, [space.code(row) for row in task.pool]
+    return task.space, *task.question()
 
 
 if __name__ == "__main__":

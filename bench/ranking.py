@@ -27,7 +27,7 @@ from lmsearcher_local.ranking import Task as Question
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.evaluate import HELD_OUT, HISTORY_SIZES, POOL, figures
 from lmsearcher_local.training.peers import PEERS
-from lmsearcher_local.training.prior import draw_objective, draw_sizes
+from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes, draw_space
 from lmsearcher_local.training.trajectories import Task
 
 SYNTHETIC = "synthetic"
@@ -73,7 +73,8 @@ def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]
     score: Score
     if table == SYNTHETIC:
         sizes = draw_sizes(rng, int(rng.integers(3, 11)), 2.0 * (longest + POOL))
-        space, objective = SearchSpace(sizes.tolist()), draw_objective(rng, sizes)
+        ordinal = draw_ordinal(rng, len(sizes))
+        objective, space = draw_objective(rng, sizes, ordinal), draw_space(rng, sizes, ordinal)
         # Noise is drawn once a code, so that a code asked for twice has one score.
         known: dict[str, float] = {}
         score = lambda code: known.setdefault(code, float(objective(space.array([code]))[0]))  # noqa: E731
@@ -89,7 +90,7 @@ def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]
         history = History(tuple(trail[:n]), tuple(map(score, trail[:n])))
         pool = fresh if kind == "uniform" else neighbours(space, history, rng)
         arrays = space.array(history.codes), np.array(history.scores), space.array(pool), np.array([*map(score, pool)])
-        tasks.append((Question(space, history, pool), Task(np.array(space.sizes), *arrays)))
+        tasks.append((Question(space, history, pool), Task(space, *arrays)))
     return tasks
 
 

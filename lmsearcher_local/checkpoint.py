@@ -77,11 +77,16 @@ class Checkpoint:
         """The codec that this checkpoint was trained for.
 
         Raises:
-            CheckpointError: the tokenizer is missing or unfit.
+            CheckpointError: the tokenizer is missing or unfit, or the vocabulary is not the codec's.
         """
         if self.profile.codec == "compact":
-            from lmsearcher_local.prompt.compact import CompactCodec
+            from lmsearcher_local.prompt.compact import VOCABULARY, CompactCodec
 
+            if self.vocabulary < VOCABULARY:
+                raise CheckpointError(
+                    f"{self.path} has {self.vocabulary:,} token ids where its codec, compact, has {VOCABULARY:,}:"
+                    " another version of this package trained it; train it anew"
+                )
             return CompactCodec()
         profile = self.profile
         tokenizer = self.tokenizer()

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import process
 
 PARENTS = 5  # codes whose neighbourhood is searched
 RECOMBINED, SAMPLED = 50, 200  # other codes that a surrogate considers
@@ -57,15 +57,15 @@ def surrogate(
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
     if not candidates:
         return []
-    process = GaussianProcess(space, history)
-    promise = process.expected_improvement(candidates)
+    model = process(space, history)
+    promise = model.expected_improvement(candidates)
     for _ in range(CLIMBS):
         top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
         seen = {*exclude, *candidates}
         fresh = [code for code in neighbourhood(space, top) if code not in seen]
         if fresh:
             candidates += fresh
-            promise = np.concatenate([promise, process.expected_improvement(fresh)])
+            promise = np.concatenate([promise, model.expected_improvement(fresh)])
     order = np.argsort(-promise, kind="stable")
     half = (size + 1) // 2
     picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])

@@ -170,7 +170,11 @@ class Ranker:
         codes = space.sample(np.random.default_rng(0), HISTORY_CAP + pool_size)
         pool, seen = codes[:pool_size], codes[pool_size:]
         history = History(tuple(seen), tuple(i / 9 for i in range(len(seen))))
-        length = len(self.codec.prompt(space, history, pool)) + max(map(len, self.codec.answers(space, pool)))
+        # History and pool apart, because no token holds of both, and a pool behind a history costs a surrogate.
+        with_history, with_pool, bare = (
+            len(self.codec.prompt(space, *parts)) for parts in ((history, []), (History(), pool), (History(), []))
+        )
+        length = with_history + with_pool - bare + max(map(len, self.codec.answers(space, pool)))
         if length > self.engine.max_length:
             raise PromptError(
                 f"{len(seen)} trials and {len(pool)} candidates of this space make a prompt of {length} tokens;"

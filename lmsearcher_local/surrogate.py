@@ -82,6 +82,12 @@ class GaussianProcess:
         return cross @ self._solved, np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
 
 
+@lru_cache(maxsize=32)  # the policy that makes a pool and the codec that shows it ask about the same history
+def process(space: SearchSpace, history: History) -> GaussianProcess:
+    """The process of that history, made once."""
+    return GaussianProcess(space, history)
+
+
 def believed(space: SearchSpace, history: History, pending: Sequence[str]) -> History:
     """The history and, behind it, codes under evaluation with the score that the process expects of them.
 
@@ -92,7 +98,7 @@ def believed(space: SearchSpace, history: History, pending: Sequence[str]) -> Hi
         return history
     scores = np.array(history.scores)
     y = normal_scores(scores, len(scores))
-    mean, _ = GaussianProcess(space, history).posterior(pending)
+    mean, _ = process(space, history).posterior(pending)
     order = np.argsort(y)
     expected = np.interp(mean + y.mean(), y[order], scores[order])
     return History((*history.codes, *pending), (*history.scores, *expected.tolist()))

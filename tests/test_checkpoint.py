@@ -34,6 +34,11 @@ def change(folder: Path, **entries: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **entries}))
 
 
+def of_an_older_version(folder: Path) -> None:
+    change(folder, vocab_size=1218)
+    (folder / "lmsearcher.json").write_text('{"codec": "compact"}')
+
+
 def test_the_bundled_checkpoint_is_small_and_complete() -> None:
     checkpoint = load_checkpoint()
     assert checkpoint.profile.codec == "compact"
@@ -77,6 +82,7 @@ def test_shards_are_all_needed(copy: Path) -> None:
         (lambda folder: (folder / "lmsearcher.json").write_text('{"template": "x"}'), "one of llama3.1, llama3"),
         (lambda folder: (folder / "lmsearcher.json").write_text('{"codec": []}'), "one of text, compact"),
         (lambda folder: (folder / "lmsearcher.json").write_text('{"date": "today"}'), "26 Jul 2024"),
+        (of_an_older_version, "1,218 token ids where its codec, compact, has"),
     ],
 )
 def test_an_unusable_folder_is_refused(copy: Path, spoil: Any, words: str) -> None:

@@ -7,32 +7,39 @@ from lmsearcher_local.errors import PromptError
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.compact import (
     BASE,
+    BINS,
     BOS,
     FIRST_ALIAS,
     FIRST_DIGIT,
+    FIRST_HINT,
     FIRST_SCORE,
     PICK,
     VOCABULARY,
     CompactCodec,
     digit_ids,
+    hint_bins,
     scale_length,
     score_bins,
     shown,
 )
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import GaussianProcess
 
 CODEC = CompactCodec()
 
 
-def read(ids: list[int], length: int) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Digits and final tokens of each trial and candidate of a prompt."""
+def read(ids: list[int], length: int, trials: int) -> tuple[list[tuple[int, ...]], list[int], np.ndarray]:
+    """Digits and final tokens of each trial and candidate of a prompt, and the bins of the candidates' hints."""
     assert ids[0] == BOS
     assert ids[-1] == PICK
-    body = np.array(ids[1:-1]).reshape(-1, length + 1)
-    digits = (body[:, :-1] - FIRST_DIGIT) % BASE
-    slots = (body[:, :-1] - FIRST_DIGIT) // BASE
-    assert (slots == np.arange(length)[::-1]).all()
-    return [tuple(row) for row in digits.tolist()], body[:, -1].tolist()
+    cut = 1 + trials * (length + 1)
+    history = np.array(ids[1:cut]).reshape(-1, length + 1)
+    pool = np.array(ids[cut:-1]).reshape(-1, length + 3)
+    digits = np.concatenate([history[:, :length], pool[:, :length]]) - FIRST_DIGIT
+    assert (digits // BASE == np.arange(length)[::-1]).all()
+    hints = pool[:, length:-1] - FIRST_HINT - [0, BINS]
+    assert ((hints >= 0) & (hints < BINS)).all()
+    return [tuple(row) for row in (digits % BASE).tolist()], [*history[:, -1].tolist(), *pool[:, -1].tolist()], hints
 
 
 def test_a_prompt_can_be_read_back() -> None:
@@ -40,13 +47,34 @@ def test_a_prompt_can_be_read_back() -> None:
     codes = space.sample(rng, 30)
     history = History(tuple(codes[:20]), tuple(range(20)))
     ids = CODEC.prompt(space, history, codes[20:])
-    rows, last = read(ids, 4)
+    rows, last, hints = read(ids, 4, 20)
     assert rows == [space.indices(code) for code in codes]
     assert last[20:] == [answer[0] for answer in CODEC.answers(space, codes[20:])]
     scores = np.array(last[:20])
     assert ((scores >= FIRST_SCORE) & (scores < FIRST_ALIAS)).all()
     assert (np.diff(scores) >= 0).all()
     assert max(ids) < VOCABULARY
+    assert (hints == hint_bins(space, history, codes[20:])).all()
+
+
+def test_hints_are_the_surrogates_order_and_nothing_without_a_history() -> None:
+    space, rng = (
+        SearchSpace({"a": [1, 2, 3, 4, 5], "b": ["x", "y", "z"], "c": [0.1, 0.2, 0.4]}),
+        np.random.default_rng(0),
+    )
+    codes = space.sample(rng, 30)
+    history, pool = History(tuple(codes[:20]), tuple(float(code[0]) - int(code[2]) for code in codes[:20])), codes[20:]
+    hints = hint_bins(space, history, pool)
+    surrogate = GaussianProcess(space, history)
+    for hint, values in zip(hints.T, (surrogate.posterior(pool)[0], surrogate.expected_improvement(pool)), strict=True):
+        assert hint.min() == 0
+        assert (np.diff(hint[np.argsort(-values, kind="stable")]) >= 0).all()
+    assert (hint_bins(space, History(), pool) == 0).all()
+    assert hint_bins(space, history, []).shape == (0, 2)
+    # A pool's hints are those of each candidate, whatever its place, and the history's unit does not matter.
+    order = rng.permutation(10)
+    assert (hint_bins(space, history, [pool[i] for i in order]) == hints[order]).all()
+    assert (hint_bins(space, History(history.codes, tuple(1e6 * v for v in history.scores)), pool) == hints).all()
 
 
 def test_wide_positions_take_base_16_digits() -> None:
@@ -66,7 +94,7 @@ def test_spaces_and_pools_that_do_not_fit() -> None:
 
 def test_the_largest_space_fits() -> None:
     space = SearchSpace([2] * 64)
-    assert len(CODEC.prompt(space, History(), ["0" * 64])) == 67
+    assert len(CODEC.prompt(space, History(), ["0" * 64])) == 69
 
 
 @pytest.mark.parametrize("scores", [[1.0], [2.0] * 9, [0.0, 1e308, -1e308], [1e-320, 0.0, 5.0, 5.0]])
@@ -99,3 +127,12 @@ def test_over_the_cap_the_best_and_the_latest_are_shown() -> None:
     assert len(kept) == 200
     assert kept == sorted(kept)
     assert {50, 299, 250} <= set(kept)
+
+
+def test_history_and_pool_apart_are_as_long_as_together() -> None:
+    space = SearchSpace([5] * 4)
+    codes = space.sample(np.random.default_rng(3), 12)
+    history, pool = History(tuple(codes[:9]), tuple(range(9))), codes[9:]
+    parts = ((history, []), (History(), pool), (History(), []), (history, pool))
+    with_history, with_pool, bare, whole = (len(CODEC.prompt(space, *part)) for part in parts)
+    assert with_history + with_pool - bare == whole

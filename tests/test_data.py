@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.cli import main
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.history import History
 from lmsearcher_local.prompt.text import TextCodec
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.data import DATA, PARTIAL, sample, write_data_set
@@ -120,7 +119,7 @@ def test_questions_depend_on_seed_and_place_alone() -> None:
 
 def test_a_sample_is_the_published_prompt_and_the_best_candidate(llama_folder: Path) -> None:
     by_hand = Task(
-        np.array([3, 12]),
+        SearchSpace([3, 12]),
         np.array([[0, 1], [2, 11]]),
         np.array([0.25, 0.75]),
         np.array([[1, 1], [2, 0]]),
@@ -133,9 +132,7 @@ def test_a_sample_is_the_published_prompt_and_the_best_candidate(llama_folder: P
     }
     codec = TextCodec(Tokenizer.from_file(str(llama_folder / "tokenizer.json")), "llama3", "", 4)
     for task in draw_pruned_tasks([], 1, 20):
-        space = SearchSpace(task.sizes.tolist())
-        history = History(tuple(map(space.code, task.history)), tuple(task.scores.tolist()))
-        pool = [space.code(row) for row in task.pool]
+        history, pool = task.question()
         best = max(zip(task.truth, pool, strict=True))[1]
         assert sample(task) == {"prompt": codec.render(history, pool), "response": f"{best}<|eot_id|>"}
 

@@ -19,6 +19,7 @@ from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
+from lmsearcher_local.prompt.compact import VOCABULARY
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 
@@ -190,7 +191,7 @@ def test_beginnings_are_shared_where_that_saves_enough() -> None:
 
 
 def test_a_window_or_a_head_with_a_bias_is_not_misread(tmp_path: Path) -> None:
-    small = {"vocab_size": 1218, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 8192}
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=64))

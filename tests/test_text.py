@@ -83,3 +83,12 @@ def test_a_tokenizer_that_trie_and_prompt_cannot_share_is_refused(tokenizer: Tok
     lossy.add_special_tokens(["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
     with pytest.raises(CheckpointError, match="splits the code"):
         TextCodec(lossy, "llama3", "26 Jul 2024", 4)
+
+
+def test_history_and_pool_apart_are_as_long_as_together(tokenizer: Tokenizer) -> None:
+    codec, codes = TextCodec(tokenizer, "llama3.1", "26 Jul 2024", 4), list(SPACE.enumerate())
+    for n in (1, 7, 40):
+        history, pool = History(tuple(codes[:n]), tuple(i / 9 for i in range(n))), codes[n : n + 5]
+        parts = ((history, []), (History(), pool), (History(), []), (history, pool))
+        with_history, with_pool, bare, whole = (len(codec.prompt(SPACE, *part)) for part in parts)
+        assert with_history + with_pool - bare == whole

@@ -25,7 +25,7 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(row["versions"]["python"] and row["device"] and row["processor"] for row in rows)
     by_way = {row["way"]: row for row in rows if "way" in row}
-    prompt = 1 + 5 * 11 + 4 * 11 + 1
+    prompt = 1 + 5 * 11 + 4 * 13 + 1
     assert {way: row["tokens_per_pool"] for way, row in by_way.items()} == dict.fromkeys(
         ("pick", "ranking", "prefill"), prompt
     )

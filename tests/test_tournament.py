@@ -28,7 +28,8 @@ class HighestCode(ScriptedEngine):
 
     def _preference(self, question):  # type: ignore[no-untyped-def]
         length = len(SPACE.sizes)
-        shown = np.array(question.prefix[-1 - len(question.tokens) * (length + 1) : -1]).reshape(-1, length + 1)
+        width = length + 3  # two hints and the alias
+        shown = np.array(question.prefix[-1 - len(question.tokens) * width : -1]).reshape(-1, width)
         digits = (shown[:, :length] - 194) % 16
         return digits @ 5.0 ** -np.arange(length)
 
@@ -70,7 +71,7 @@ def test_own_work_for_a_pool_of_a_thousand_is_small() -> None:
             return [np.zeros(len(question.tokens)) for question in questions]
 
     codes = SPACE.sample(np.random.default_rng(0), 1200)
-    history = History(tuple(codes[:200]), tuple(range(200)))
+    history = History(tuple(codes[:199]), tuple(range(199)))  # the surrogate is fitted anew at 200
     ranker, spent = Ranker(Indifferent(), CompactCodec()), []
     for last in range(3):
         fresh = History(history.codes, (*history.scores[:-1], 1000.0 + last))  # never seen: nothing is cached

@@ -8,7 +8,7 @@ import pytest
 
 from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS
 from lmsearcher_local.training.peers import PEERS
-from lmsearcher_local.training.prior import draw_objective, draw_sizes
+from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import draw_batch, draw_shape, draw_task
 
 torch = pytest.importorskip("torch")
@@ -19,7 +19,9 @@ def test_objectives_are_finite_and_vary() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         sizes = draw_sizes(rng, int(rng.integers(2, 20)), 300)
-        values = draw_objective(rng, sizes)(rng.integers(0, sizes, size=(100, len(sizes))))
+        values = draw_objective(rng, sizes, draw_ordinal(rng, len(sizes)))(
+            rng.integers(0, sizes, size=(100, len(sizes)))
+        )
         assert values.shape == (100,)
         assert np.isfinite(values).all()
         varied += len(np.unique(values)) > 2
@@ -33,7 +35,9 @@ def test_tasks_hold_distinct_codes_of_their_space() -> None:
         rows = np.concatenate([task.history, task.pool])
         assert len({tuple(row) for row in rows.tolist()}) == 42
         assert (rows >= 0).all()
-        assert (rows < task.sizes).all()
+        assert (rows < task.space.sizes).all()
+        history, pool = task.question()
+        assert [task.space.indices(code) for code in (*history.codes, *pool)] == [tuple(row) for row in rows.tolist()]
 
 
 def test_batches_are_in_range_and_repeatable() -> None:
@@ -71,6 +75,22 @@ def test_hand_written_weights_rank_above_chance_and_export_exactly(tmp_path: Pat
         ours, theirs = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (ours, theirs))
         assert np.abs(ours - theirs).max() < 0.02  # bfloat16 storage
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 8e6
+
+
+def test_muon_is_pytorchs_in_another_precision() -> None:
+    from lmsearcher_local.training.muon import Muon
+
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 16), (16, 40), (24, 16))]
+    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    pair = Muon(ours, lr=0.1, momentum=0.95), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0, momentum=0.95)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimiser in pair:
+            optimiser.step()
+    assert all(torch.allclose(a, b, atol=0.01) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """The bundled checkpoint's codec: history and pool as token ids that know their place, no text at all.
 
-A trial is ``[d1]…[dL][score]``, a candidate ``[d1]…[dL][alias]``; the prompt is ``[bos]``, the trials in order of
-evaluation, the candidates, ``[pick]``. The answer is one alias token, so a pool costs one question. A digit's id says
-its digit and its slot, counted from the end of the code, so that codes of any length end in slot 1.
+A trial is ``[d1]…[dL][score]``, a candidate ``[d1]…[dL][mean][improvement][alias]``; the prompt is ``[bos]``, the
+trials in order of evaluation, the candidates, ``[pick]``. The answer is one alias token, so a pool costs one question.
+A digit's id says its digit and its slot, counted from the end of the code, so that codes of any length end in slot 1.
+
+The two tokens before the alias are hints: how far the candidate is below the best of its pool in what a Gaussian
+process expects of it, and in the logarithm of its expected improvement. The model learns what they are worth.
 """
 
 from bisect import bisect_right
@@ -14,13 +17,16 @@ import numpy as np
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.history import History, normal_scores, shown
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import process
 
 BINS, ALIASES, SLOTS, BASE = 64, 128, 64, 16
+HINT_LIMITS = (6.0, 16.0)  # the largest gap that a hint shows: of means, in normal scores; of logarithms
 BOS, PICK = 0, 1
 FIRST_SCORE = 2
 FIRST_ALIAS = FIRST_SCORE + BINS
 FIRST_DIGIT = FIRST_ALIAS + ALIASES
-VOCABULARY = FIRST_DIGIT + SLOTS * BASE
+FIRST_HINT = FIRST_DIGIT + SLOTS * BASE
+VOCABULARY = FIRST_HINT + len(HINT_LIMITS) * BINS
 
 LIMIT = 3.5  # scores are shown in [-LIMIT, LIMIT]
 REFITS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # history lengths at which the scale is made anew
@@ -36,8 +42,9 @@ class CompactCodec:
         """Token ids of the prompt, in order of evaluation: a longer history mostly extends the prompt of a shorter."""
         if len(pool) > ALIASES:
             raise PromptError(f"a pool of {len(pool)} candidates is too large for one prompt; at most {ALIASES} fit")
-        aliases = np.arange(FIRST_ALIAS, FIRST_ALIAS + len(pool))
-        return [BOS, *_history_ids(space, history), *_named_ids(space, pool, aliases), PICK]
+        hints = FIRST_HINT + BINS * np.arange(len(HINT_LIMITS)) + hint_bins(space, history, pool)
+        names = np.column_stack([hints, np.arange(FIRST_ALIAS, FIRST_ALIAS + len(pool))])
+        return [BOS, *_history_ids(space, history), *_named_ids(space, pool, names), PICK]
 
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """The alias of each candidate."""
@@ -52,7 +59,7 @@ def _history_ids(space: SearchSpace, history: History) -> tuple[int, ...]:
 
 
 def _named_ids(space: SearchSpace, codes: Sequence[str], names: np.ndarray) -> list[int]:
-    """The digits of each code, and behind them its score or alias."""
+    """The digits of each code, and behind them its score, or hints and alias."""
     ids: list[int] = np.column_stack([digit_ids(space.sizes, space.array(codes)), names]).ravel().tolist()
     return ids
 
@@ -81,6 +88,20 @@ def score_bins(scores: Sequence[float] | np.ndarray, fitted: int) -> np.ndarray:
         return np.full(len(scores), BINS // 2)
     z = normal_scores(np.asarray(scores, dtype=np.float64), fitted)
     return np.clip(np.rint((z + LIMIT) * (BINS - 1) / (2 * LIMIT)), 0, BINS - 1).astype(np.int64)
+
+
+def hint_bins(space: SearchSpace, history: History, pool: Sequence[str]) -> np.ndarray:
+    """What the surrogate says of each candidate, as bin numbers: int64 ``[len(pool), 2]``, 0 for the best of the pool.
+
+    Bins grow like the square root of the gap: what is nearly as good as the best is told apart most finely.
+    """
+    if not history.codes or not pool:
+        return np.zeros((len(pool), len(HINT_LIMITS)), dtype=np.int64)
+    surrogate = process(space, history)
+    improvement = np.log(surrogate.expected_improvement(pool) + 1e-300)
+    values = np.column_stack([surrogate.posterior(pool)[0], improvement])
+    gaps = np.minimum((values.max(0) - values) / HINT_LIMITS, 1.0)
+    return np.rint((BINS - 1) * np.sqrt(gaps)).astype(np.int64)
 
 
 def _width(size: int) -> int:

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.history import History
 from lmsearcher_local.prompt.text import TEMPLATES, message
-from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.trajectories import Task
 
 NAME = "lmsearcher"
@@ -72,9 +70,7 @@ ddp_timeout: 180000000
 
 def sample(task: Task) -> dict[str, str]:
     """The prompt, as published and up to where the answer starts, and the response: the truly best candidate."""
-    space = SearchSpace(task.sizes.tolist())
-    history = History(tuple(map(space.code, task.history)), tuple(task.scores.tolist()))
-    pool = [space.code(row) for row in task.pool]
+    history, pool = task.question()
     prompt = TEMPLATES["llama3"].format(date="", message=message(history, pool))
     return {"prompt": prompt, "response": pool[int(task.truth.argmax())] + END}
 

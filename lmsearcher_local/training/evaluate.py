@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmsearcher_local.history import History
 from lmsearcher_local.prompt.compact import FIRST_ALIAS, CompactCodec
-from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.model import Ranker
 from lmsearcher_local.training.trajectories import Task, draw_batch, draw_task
 
@@ -48,7 +46,7 @@ def model_predictions(model: Ranker, tasks: Sequence[Task]) -> tuple[list[np.nda
     grid = torch.linspace(-1, 1, model.scores.shape[0])
     for task in tasks:
         batch = draw_batch(np.random.default_rng(0), [task], augment=False)
-        out = model(*(torch.from_numpy(part) for part in (batch.digits, batch.bins, batch.aliases)))
+        out = model(*(torch.from_numpy(part) for part in (batch.digits, batch.bins, batch.hints, batch.aliases)))
         picks.append(out.pick[0][torch.from_numpy(batch.aliases[0])].numpy())
         scores.append((out.pool[0].softmax(-1) @ grid).numpy())
     return picks, scores
@@ -62,9 +60,7 @@ def checkpoint_predictions(folder: str | Path, tasks: Sequence[Task]) -> list[np
     model = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     codec, found = CompactCodec(), []
     for task in tasks:
-        space = SearchSpace([int(n) for n in task.sizes])
-        history = History(tuple(space.code(row) for row in task.history), tuple(float(v) for v in task.scores))
-        ids = codec.prompt(space, history, [space.code(row) for row in task.pool])
+        ids = codec.prompt(task.space, *task.question())
         logits = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1]
         found.append(logits[FIRST_ALIAS : FIRST_ALIAS + len(task.pool)].numpy())
     return found

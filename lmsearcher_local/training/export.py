@@ -16,7 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsearcher_local.checksums import write_checksums
-from lmsearcher_local.prompt.compact import BASE, BOS, FIRST_ALIAS, FIRST_DIGIT, FIRST_SCORE, PICK, SLOTS, VOCABULARY
+from lmsearcher_local.prompt.compact import (
+    BASE,
+    BINS,
+    BOS,
+    FIRST_ALIAS,
+    FIRST_DIGIT,
+    FIRST_HINT,
+    FIRST_SCORE,
+    HINT_LIMITS,
+    PICK,
+    SLOTS,
+    VOCABULARY,
+)
 from lmsearcher_local.training.model import (
     CONTENT,
     EPS,
@@ -42,15 +54,18 @@ LARGEST_RMS = (0.7, *[5.0] * (LAYERS - 1))  # of the residual stream before each
 DECISIVE, OUTSIDE = 15.0, 6.0  # nats by which a forbidden key, the nearest phase of another trial, lose at least
 SMALLEST_GAP = 0.115  # of 1 - cos, summed over the frequencies, between different trials within the context
 
-KERNEL = (("SDXYAB", "SY"),)
-GATHER = (("XYA", "DX"), ("SDB", "S"))
-COPY = (("Y", "X"), ("SDXAB", "S"))
-PICKS = (("SDXYA", "SY"), ("B", "A"))
+KERNEL = (("SDXYABH", "SY"),)
+GATHER = (("XYA", "DX"), ("SDBH", "S"))
+HINT = (("A", "H"), ("SDXYBH", "S"))
+COPY = (("Y", "X"), ("SDXABH", "S"))
+PICKS = (("SDXYAH", "SY"), ("B", "A"))
 Rule = Sequence[tuple[str, str]]  # (kinds of query, kinds of key they may see)
 
 
 def rules(layer: int, head: int) -> Rule:
     """Who sees whom in a head."""
+    if layer == 0 and head == HEADS - 1:
+        return HINT
     if layer == 0 or (layer == 2 and head < HEADS // 2):
         return GATHER
     if 3 <= layer <= 5 and head == HEADS - 1:
@@ -122,13 +137,19 @@ def embedding_table(model: Ranker) -> Tensor:
     """The residual stream of every token id before layer 0."""
     table = torch.zeros(VOCABULARY, WIDTH)
     table[BOS], table[PICK] = model.embeddings("S")[0], model.embeddings("B")[0]
-    for kind, first, count in (("Y", FIRST_SCORE, FIRST_ALIAS), ("A", FIRST_ALIAS, FIRST_DIGIT)):
-        table[first:count] = model.embeddings(kind)
-        table[first:count, FREE : FREE + PHASES] = _phases(torch.zeros(1))
-    table[FIRST_DIGIT:] = model.embeddings("D")
+    table[FIRST_DIGIT:FIRST_HINT] = model.embeddings("D")
     table[FIRST_DIGIT : FIRST_DIGIT + BASE] = model.embeddings("X")[:BASE]
-    slots = torch.arange(1, SLOTS + 1).repeat_interleave(BASE)
-    table[FIRST_DIGIT:, FREE : FREE + PHASES] = _phases(slots)
+    # The end of a trial is its score, of a candidate its first hint; the alias stands behind the hints.
+    last = torch.arange(len(HINT_LIMITS))
+    slots, hints = torch.arange(1, SLOTS + 1).repeat_interleave(BASE), -last.repeat_interleave(BINS)
+    table[FIRST_DIGIT:FIRST_HINT, FREE : FREE + PHASES] = _phases(slots)
+    for kind, first, count, to_end in (
+        ("Y", FIRST_SCORE, FIRST_ALIAS, torch.zeros(1)),
+        ("A", FIRST_ALIAS, FIRST_DIGIT, -torch.ones(1) * len(HINT_LIMITS)),
+        ("H", FIRST_HINT, VOCABULARY, hints),
+    ):
+        table[first:count] = model.embeddings(kind)
+        table[first:count, FREE : FREE + PHASES] = _phases(to_end)
     return table
 
 
@@ -155,11 +176,11 @@ def _write_rules(q: Tensor, k: Tensor, rule: Rule, largest_rms: float) -> None:
         for name in KINDS:
             if name not in seen:
                 k[gate, kind[name]] = -1.0
-    if rule in (GATHER, COPY):
+    if rule in (GATHER, HINT, COPY):
         phase = OUTSIDE * scale / (SMALLEST_GAP * PHASE_SIZE**2)  # larger costs float32 digits
         dims = [*range(PAIRS), *range(HEAD_DIM // 2, HEAD_DIM // 2 + PAIRS)]
         q[dims, range(FREE, FREE + PHASES)] = phase
         k[dims, range(FREE, FREE + PHASES)] = 1.0
-        for name in "DXYA":
+        for name in "DXYAH":
             q[CONSTANT, kind[name]] = phase
             k[CONSTANT, kind[name]] = -PAIRS * PHASE_SIZE**2 / KIND_SIZE**2

@@ -1,9 +1,10 @@
 """The small ranker as it is trained: a Llama whose attention patterns are known, so that only what counts is computed.
 
-Kinds of token: S (bos), D (digit), X (the last digit of a code), Y (score), A (alias), B (pick). Who may look at whom
-is fixed per head (see ``export.py``, which writes the same rules into the weights of a plain Llama):
+Kinds of token: S (bos), D (digit), X (the last digit of a code), Y (score), A (alias), B (pick), H (hint). Who may look
+at whom is fixed per head (see ``export.py``, which writes the same rules into the weights of a plain Llama):
 
-- gather heads (layer 0, all): X, Y, A take the mean over the digits of their own code;
+- gather heads (layer 0, all but one): X, Y, A take the mean over the digits of their own code;
+- hint head (layer 0, one): A takes the mean of its own hints;
 - kernel heads: everything looks at S and at the scores Y before it: kernel regression, per digit and per code;
 - sum heads (layer 2, half): X, Y, A look at the digits of their own code, which know their marginal means by then;
 - copy head (layers 3 to 5, one): Y looks at its own X, which is what was predicted before the score was seen;
@@ -18,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmsearcher_local.prompt.compact import ALIASES, BASE, BINS, SLOTS
+from lmsearcher_local.prompt.compact import ALIASES, BASE, BINS, HINT_LIMITS, SLOTS
 
 HEADS, CONTENT, HEAD_DIM = 4, 64, 80  # content dimensions per head; the rest is for the fixed rules
 LAYERS, WIDTH, HIDDEN = 7, 192, 256
-KINDS = "SDXYAB"
+KINDS = "SDXYABH"
 PHASES = 8
 FREE = WIDTH - PHASES - len(KINDS)  # residual dimensions that layers write to; then phases, then kinds
 PHASE_SIZE, KIND_SIZE = 1.5, 2.0
@@ -103,6 +104,7 @@ class Ranker(nn.Module):
         self.register_buffer("digit_vectors", torch.zeros(SLOTS * BASE, CODES))
         self.register_buffer("names", torch.zeros(ALIASES, CODES))
         self.scores = nn.Parameter(torch.zeros(BINS, FREE - FEATURES))
+        self.hints = nn.Parameter(torch.zeros(len(HINT_LIMITS) * BINS, FREE - FEATURES))
         self.special = nn.Parameter(torch.randn(2, FREE - FEATURES) * 0.3)  # S, B
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.score_head = nn.Parameter(torch.zeros(BINS, WIDTH))
@@ -114,7 +116,7 @@ class Ranker(nn.Module):
             return _stream(F.pad(self.digit_vectors, (0, FREE - CODES)), kind)
         if kind == "A":
             return _stream(F.pad(self.names, (0, FREE - CODES)), kind)
-        features = {"Y": self.scores, "S": self.special[:1], "B": self.special[1:]}[kind]
+        features = {"Y": self.scores, "H": self.hints, "S": self.special[:1], "B": self.special[1:]}[kind]
         return _stream(F.pad(features, (FEATURES, 0)), kind)
 
     def head(self) -> Tensor:
@@ -123,19 +125,23 @@ class Ranker(nn.Module):
             [self.score_head * self.block(0).reads, F.pad(self.name_gain * self.names, (0, WIDTH - CODES))]
         )
 
-    def forward(self, digits: Tensor, bins: Tensor, aliases: Tensor) -> Output:
+    def forward(self, digits: Tensor, bins: Tensor, hints: Tensor, aliases: Tensor) -> Output:
         batch, trials, length = digits.shape
         pool = aliases.shape[1]
         n = trials - pool
         early, final_digit = digits[..., :-1], digits[..., -1]
-        # Layer 0: a token's own id decides everything but the gathered codes.
+        # Layer 0: a token's own id decides everything but the gathered codes and hints.
         block = self.block(0).weights()
+        gather, hint = slice(0, (HEADS - 1) * CONTENT), slice((HEADS - 1) * CONTENT, None)
         plain, last = self.embeddings("D"), self.embeddings("X")
-        code = F.embedding(early, self._values(block, plain)).sum(-2)
-        code = code + F.embedding(final_digit, self._values(block, last))
-        code = _write(code / length, block["o"])
         s, b = self.embeddings("S"), self.embeddings("B")
-        sink = _write(self._values(block, s), block["o"])
+        sink = self._values(block, s)
+        code = F.embedding(early, self._values(block, plain, gather)).sum(-2)
+        code = (code + F.embedding(final_digit, self._values(block, last, gather))) / length
+        told = self._values(block, self.embeddings("H"), hint)
+        told = F.embedding(hints + BINS * torch.arange(len(HINT_LIMITS)), told).mean(-2)
+        told = torch.cat([sink[:, hint].expand(batch, n, CONTENT), told], 1)
+        code, sink = _write(torch.cat([code, told], -1), block["o"]), _write(sink, block["o"])
         table = self._mlp(block, plain + sink)
         x = self._mlp(block, F.embedding(final_digit, last) + code)
         y = self._mlp(block, F.embedding(bins[:, :n], self.embeddings("Y")) + code[:, :n])

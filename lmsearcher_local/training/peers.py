@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lmsearcher_local.history import normal_scores
+from lmsearcher_local.surrogate import process
 from lmsearcher_local.training.trajectories import Task
 
 Peer = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better
@@ -53,10 +54,16 @@ def forest(task: Task) -> np.ndarray:
 def nearest(task: Task) -> np.ndarray:
     """Nearest to the best code, among equally near ones to the second best, and so on through the best five."""
     best = task.history[np.argsort(-task.scores, kind="stable")[:5]]
-    return -_mismatches(task.pool, best) @ (1.0 + len(task.sizes)) ** -np.arange(len(best))
+    return -_mismatches(task.pool, best) @ (1.0 + len(task.space.sizes)) ** -np.arange(len(best))
 
 
-PEERS: dict[str, Peer] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest}
+def hints(task: Task) -> np.ndarray:
+    """What the surrogate behind the model's hints expects: what the model would answer if it believed them."""
+    history, pool = task.question()
+    return process(task.space, history).posterior(pool)[0]
+
+
+PEERS: dict[str, Peer] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest, "hints alone": hints}
 
 
 def _mismatches(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -68,4 +75,4 @@ def _targets(task: Task) -> np.ndarray:
 
 
 def _one_hot(task: Task, codes: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.eye(n)[codes[:, i]] for i, n in enumerate(task.sizes)], axis=1)
+    return np.concatenate([np.eye(n)[codes[:, i]] for i, n in enumerate(task.space.sizes)], axis=1)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lmsearcher_local.space import Option, SearchSpace
+
 Rng = np.random.Generator
 Objective = Callable[[np.ndarray], np.ndarray]  # option indices [N, positions] -> values [N], higher is better
 
@@ -22,9 +24,15 @@ def draw_sizes(rng: Rng, positions: int, minimum: float) -> np.ndarray:
     return np.full(positions, MAX_OPTIONS)
 
 
-def draw_objective(rng: Rng, sizes: np.ndarray) -> Objective:
+def draw_space(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> SearchSpace:
+    """A space of these option counts whose ordinal positions offer numbers; now and then a space does not say so."""
+    said = ordinal if rng.random() < 0.85 else rng.random(len(sizes)) < 0.5
+    options: dict[bool, list[Option]] = {True: [*range(MAX_OPTIONS)], False: [*"abcdefghijklmnop"]}
+    return SearchSpace({f"p{i}": options[bool(o)][:n] for i, (n, o) in enumerate(zip(sizes, said, strict=True))})
+
+
+def draw_objective(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     """An objective over a space: one or two families added up, then perhaps a ceiling, failures and noise."""
-    ordinal = _ordinal_positions(rng, len(sizes))
     count = 1 if rng.random() < 0.7 else 2
     weights = rng.dirichlet(np.ones(count))
     parts = [_FAMILIES[rng.choice(len(_FAMILIES), p=_SHARES)](rng, sizes, ordinal) for _ in range(count)]
@@ -49,7 +57,8 @@ def draw_objective(rng: Rng, sizes: np.ndarray) -> Objective:
     return objective
 
 
-def _ordinal_positions(rng: Rng, positions: int) -> np.ndarray:
+def draw_ordinal(rng: Rng, positions: int) -> np.ndarray:
+    """Which positions have an order, bool ``[positions]``."""
     style = rng.random()
     if style < 0.4:
         return np.ones(positions, dtype=bool)

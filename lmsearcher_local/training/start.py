@@ -1,13 +1,15 @@
-"""Initial weights: kernel regression and marginal means by hand, plus noise: training starts well above chance."""
+"""Initial weights: kernel regression, means and hints by hand, plus noise: training starts far above chance."""
 
 import torch
 from torch import Tensor
 
-from lmsearcher_local.prompt.compact import ALIASES, BASE, BINS, LIMIT, SLOTS
+from lmsearcher_local.prompt.compact import ALIASES, BASE, BINS, HINT_LIMITS, LIMIT, SLOTS
 from lmsearcher_local.training.model import CODES, CONTENT, FEATURES, FREE, HEADS, KIND_SIZE, KINDS, PHASES, Ranker
 
-BUMPS = 17  # features of a score besides its value
+BUMPS, HINT_BUMPS = 17, 14  # features of a score and of a hint besides their value
 VALUE, GUESS = FEATURES, FEATURES + BUMPS + 1  # where scores stand, where heads write what they expect
+HINTS = GUESS + 14  # where hints stand: their values, then their bumps
+HINT_SCALES = (2.0, 0.7)  # of a gap in normal scores, of one in the logarithm of the expected improvement
 NOISE = 0.004
 
 
@@ -27,10 +29,20 @@ def set_start(model: Ranker) -> None:
     centres = torch.linspace(-2.6, 2.6, BUMPS)
     model.scores[:, 0] = 2 * grid
     model.scores[:, 1 : 1 + BUMPS] = 1.5 * torch.exp(-(((grid[:, None] - centres) / 0.45) ** 2))
+    steps = torch.linspace(0, 1, BINS)
+    bumps = 1.5 * torch.exp(-(((steps[:, None] - torch.linspace(0, 1, HINT_BUMPS)) * HINT_BUMPS / 1.3) ** 2))
+    for i, (limit, scale) in enumerate(zip(HINT_LIMITS, HINT_SCALES, strict=True)):
+        rows, first = slice(i * BINS, (i + 1) * BINS), HINTS - FEATURES
+        model.hints[rows, first + i] = -scale * limit * steps**2
+        first += len(HINT_LIMITS) + i * HINT_BUMPS
+        model.hints[rows, first : first + HINT_BUMPS] = bumps
 
-    # Layer 0: the mean of a code's digit vectors goes to CODE.
+    # Layer 0: the mean of a code's digit vectors goes to CODE, hints are kept where they stand.
     block = model.block(0)
     block.gains["v_own"][0], block.gains["o_code"][0] = 1.0, 2.5
+    told, hint = len(HINT_LIMITS) * (1 + HINT_BUMPS), (HEADS - 1) * CONTENT
+    block.v[hint : hint + told, HINTS : HINTS + told] = torch.eye(told)
+    block.o[HINTS : HINTS + told, hint : hint + told] = 0.3 * torch.eye(told)
     # Layer 1: digits ask for scores of codes with the same digit; codes for similar codes.
     block = model.block(1)
     for head, (own, code) in enumerate(((1.2, 0.0), (0.0, 0.6), (0.0, 0.9), (1.7, 0.0))):
@@ -64,6 +76,7 @@ def set_start(model: Ranker) -> None:
         at = head * CONTENT + CODES
         block.q[at, FREE + PHASES + KINDS.index("B")] = 8.0 / KIND_SIZE
         block.k[at, guesses] = sharpness * weights
+        block.k[at, HINTS : HINTS + len(HINT_LIMITS)] = sharpness * torch.tensor([6.0, 3.0])
         block.gains["v_own"][head], block.gains["o_own"][head] = 1.0, 1.0
     model.name_gain.fill_(1.0)
     model.score_head[:, guesses] = 0.15 * grid[:, None] * weights

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmsearcher_local.errors import SpaceError
+from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.tables import Table
-from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_sizes
+from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import Task, draw_pool, draw_search, draw_uniform
 
 FEWEST, MOST = 100, 200  # architectures drawn from a subspace, the pool among them
@@ -37,7 +38,7 @@ def prior_source(rng: Rng) -> Source:
     """A fresh synthetic space with its objective: mostly 3 to 16 positions, now and then up to 48."""
     positions = int(rng.integers(3, 17) if rng.random() < 0.85 else rng.integers(17, 49))
     sizes = draw_sizes(rng, positions, ROOM)
-    return Source(sizes, draw_objective(rng, sizes))
+    return Source(sizes, draw_objective(rng, sizes, draw_ordinal(rng, positions)))
 
 
 def prune(rng: Rng, sizes: np.ndarray) -> list[np.ndarray]:
@@ -93,7 +94,7 @@ def draw_pruned(rng: Rng, source: Source) -> Task:
     draw = draw_uniform if rng.random() < 0.5 else draw_search
     history, scores = draw(rng, objective, sizes, drawn - POOL)
     pool = whole(draw_pool(rng, sizes, history, scores, POOL, near=0.0))
-    return Task(source.sizes, whole(history), scores, pool, source.objective(pool))
+    return Task(SearchSpace(source.sizes.tolist()), whole(history), scores, pool, source.objective(pool))
 
 
 def draw_pruned_tasks(sources: Sequence[Source], seed: int, count: int) -> Iterator[Task]:

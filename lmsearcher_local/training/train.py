@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.prompt.compact import BINS, LIMIT
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
 from lmsearcher_local.training.export import export
 from lmsearcher_local.training.model import Output, Ranker
+from lmsearcher_local.training.muon import Muon
 from lmsearcher_local.training.start import set_start
 from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_shape, draw_task
 
 ACCUMULATE = 3  # batches of different shapes per step
 MATRIX_RATE, OTHER_RATE = 0.015, 5e-3
 WARM_UP, COOL_DOWN = 50, 0.4  # steps; share of all steps with a falling rate
+LEAST_WEIGHT = 0.5  # of a pool that improves on nothing; improvements count in normal scores
 AVERAGE = 0.99  # weights are averaged over about the last 100 steps
 
 
@@ -76,7 +79,7 @@ def train(
         row: dict[str, float] = {}
         for batch in batches:
             with torch.device(device):  # what model and losses make on the way is made there
-                with torch.autocast(device, torch.bfloat16):
+                with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # some processors emulate it
                     output = model(*(torch.from_numpy(part).to(device) for part in _inputs(batch)))
                 loss, parts = losses(output, batch)
             (loss / len(batches)).backward()
@@ -109,21 +112,27 @@ def train(
 
 
 def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Answer, score prediction and order of the pool; with the accuracies that say how far they are."""
+    """Answer, score prediction and order of the pool; with the accuracies that say how far they are.
+
+    A pool weighs more in the answer's loss the more its best candidate exceeds the history: of two candidates that are
+    as likely the best, the one that would then be the greater improvement is the better thing to try.
+    """
     device = output.pick.device
     bins, truth, aliases = (torch.from_numpy(part).to(device) for part in (batch.bins, batch.truth, batch.aliases))
     truth = truth.float()
     n = output.history.shape[1]
     pick = output.pick.float().gather(1, aliases)
     best = (truth == truth.max(1, keepdim=True).values).float()
-    answer = _cross_entropy(pick, 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1))
+    improvement = (bins[:, n:].amax(1) - bins[:, :n].amax(1)).clip(0) * (2 * LIMIT / (BINS - 1))
+    target = 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1)
+    answer = ((LEAST_WEIGHT + improvement) * -(target * pick.log_softmax(1)).sum(1)).mean()
     history = _score_loss(output.history.float(), bins[:, :n])
     pool = _score_loss(output.pool.float(), bins[:, n:])
     expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1], device=device)
     order = _cross_entropy(3 * expected, (3 * truth).softmax(1))
     right = best.gather(1, pick.argmax(1, keepdim=True)).mean()
     right_expected = best.gather(1, expected.argmax(1, keepdim=True)).mean()
-    explained = 1 - (answer / np.log(pick.shape[1]))
+    explained = 1 - _cross_entropy(pick, target) / np.log(pick.shape[1])
     parts = {"answer": answer, "history": history, "pool": pool, "order": order, "explained": explained}
     parts |= {"top1": right, "top1_expected": right_expected}
     return answer + history + pool + order, {name: float(value.detach()) for name, value in parts.items()}
@@ -155,7 +164,7 @@ def _optimisers(model: Ranker) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
-    muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.0, momentum=0.95)
+    muon = Muon(matrices, lr=MATRIX_RATE, momentum=0.95)
     adam = torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     for optimiser, rate in ((muon, MATRIX_RATE), (adam, OTHER_RATE)):
         for group in optimiser.param_groups:
@@ -200,8 +209,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _inputs(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return batch.digits, batch.bins, batch.aliases
+def _inputs(batch: Batch) -> tuple[np.ndarray, ...]:
+    return batch.digits, batch.bins, batch.hints, batch.aliases
 
 
 def _on_cpu(model: Ranker) -> Ranker:

@@ -4,19 +4,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS, scale_length, score_bins
-from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_sizes
+from lmsearcher_local.history import History
+from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS, hint_bins, scale_length, score_bins
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import process
+from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_ordinal, draw_sizes, draw_space
+
+WIDER = 5  # times as many candidates as a pool holds, where the surrogate chooses among them
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One question: ``history`` and ``pool`` hold option indices [n, L] and [m, L], ``scores`` and ``truth`` values."""
 
-    sizes: np.ndarray
+    space: SearchSpace
     history: np.ndarray
     scores: np.ndarray
     pool: np.ndarray
     truth: np.ndarray
+
+    def question(self) -> tuple[History, list[str]]:
+        """History and pool as codes of the space."""
+        code = self.space.code
+        return History(tuple(map(code, self.history)), tuple(self.scores.tolist())), [*map(code, self.pool)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,7 @@ class Batch:
 
     digits: np.ndarray  # [B, n + m, L]: slot * BASE + digit, the slot counted from the end
     bins: np.ndarray  # [B, n + m]
+    hints: np.ndarray  # [B, m, 2]: bins of what the surrogate says of the pool
     aliases: np.ndarray  # [B, m]
     truth: np.ndarray  # [B, m]: normalised values of the pool
 
@@ -32,13 +43,17 @@ class Batch:
 def draw_task(rng: Rng, positions: int, n: int, m: int) -> Task:
     """A task over a fresh space and objective."""
     sizes = draw_sizes(rng, positions, 2.0 * (n + m))
-    objective = draw_objective(rng, sizes)
+    ordinal = draw_ordinal(rng, positions)
+    objective, space = draw_objective(rng, sizes, ordinal), draw_space(rng, sizes, ordinal)
     searched = rng.random() < 0.6
     history, scores = draw_search(rng, objective, sizes, n) if searched else draw_uniform(rng, objective, sizes, n)
     kind = rng.random()
     near = 0.0 if kind < 0.35 else 1.0 if kind < 0.75 else 0.5
     pool = draw_pool(rng, sizes, history, scores, m, near)
-    return Task(sizes, history, scores, pool, objective(pool))
+    if rng.random() < 0.4:
+        count = int(min(WIDER * m, np.prod(sizes, dtype=float) - n))
+        pool = _promising(rng, space, history, scores, draw_pool(rng, sizes, history, scores, count, near), m)
+    return Task(space, history, scores, pool, objective(pool))
 
 
 def draw_batch(rng: Rng, tasks: list[Task], augment: bool = True) -> Batch:
@@ -48,7 +63,7 @@ def draw_batch(rng: Rng, tasks: list[Task], augment: bool = True) -> Batch:
     without, everything is as the codec writes it.
     """
     n, (m, positions) = len(tasks[0].history), tasks[0].pool.shape
-    digits, bins, aliases, truths = [], [], [], []
+    digits, bins, hints, aliases, truths = [], [], [], [], []
     for task in tasks:
         slots = np.arange(positions)[::-1]
         if augment and rng.random() < 0.15:  # now and then any slots, so that the rare ones are trained
@@ -59,9 +74,10 @@ def draw_batch(rng: Rng, tasks: list[Task], augment: bool = True) -> Batch:
         if augment:
             fitted = int(rng.integers((n + 1) // 2, n + 1)) if rng.random() < 0.5 else n
         bins.append(score_bins(np.concatenate([task.scores, task.truth]), fitted))
+        hints.append(hint_bins(task.space, *task.question()))
         aliases.append(rng.permutation(ALIASES)[:m] if augment else np.arange(m))
         truths.append((task.truth - task.truth.mean()) / (task.truth.std() + 1e-9))
-    return Batch(np.stack(digits), np.stack(bins), np.stack(aliases), np.stack(truths))
+    return Batch(np.stack(digits), np.stack(bins), np.stack(hints), np.stack(aliases), np.stack(truths))
 
 
 def draw_shape(rng: Rng, tokens: int) -> tuple[int, int, int, int]:
@@ -104,6 +120,16 @@ def draw_pool(rng: Rng, sizes: np.ndarray, history: np.ndarray, scores: np.ndarr
     best = history[np.argsort(-scores)[: int(rng.integers(1, 6))]]
     taken = {row.tobytes() for row in history}
     return _new_rows(rng, sizes, m, taken, lambda k: _changed(rng, sizes, best, k, near))
+
+
+def _promising(
+    rng: Rng, space: SearchSpace, history: np.ndarray, scores: np.ndarray, wide: np.ndarray, m: int
+) -> np.ndarray:
+    """``m`` of the rows ``wide`` as a search takes them: all or half by expected improvement, the others at random."""
+    known, codes = Task(space, history, scores, wide, np.empty(0)).question()
+    order = np.argsort(-process(space, known).expected_improvement(codes), kind="stable")
+    best = m if rng.random() < 0.5 else (m + 1) // 2
+    return wide[rng.permutation([*order[:best], *rng.permutation(order[best:])[: m - best]])]
 
 
 def _changed(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: float) -> np.ndarray:
