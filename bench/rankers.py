@@ -13,7 +13,7 @@ from lmsearcher_local.history import History
 from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import process
 
 Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
 
@@ -92,7 +92,7 @@ def surrogate(task: Task) -> np.ndarray:
     """Picks what the Gaussian process that makes the pools expects most of."""
     if not len(task.history):
         return blind(task)
-    return GaussianProcess(task.space, task.history).expected_improvement(task.pool)
+    return process(task.space, task.history).expected_improvement(task.pool)
 
 
 def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:

@@ -12,7 +12,7 @@ from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.ranking import Ranker, Ranking, Task
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import process
 
 KEEP = 2000  # candidates that the model ranks
 DEVIATIONS = 2.0  # of the upper confidence bound
@@ -62,10 +62,10 @@ def prefilter(task: Task, keep: int, show: Show = lambda *_: None) -> tuple[list
 
 def promise(task: Task, show: Show = lambda *_: None) -> np.ndarray:
     """The upper confidence bound of each candidate's score, float64 ``[len(pool)]``."""
-    process = GaussianProcess(task.space, task.history)
+    surrogate = process(task.space, task.history)
     bounds = np.empty(len(task.pool))
     for start in range(0, len(bounds), CHUNK):
-        mean, deviation = process.posterior(task.pool[start : start + CHUNK])
+        mean, deviation = surrogate.posterior(task.pool[start : start + CHUNK])
         bounds[start : start + CHUNK] = mean + DEVIATIONS * deviation
         show("prefilter", min(start + CHUNK, len(bounds)), len(bounds))
     return bounds
