@@ -155,7 +155,7 @@ def _counted(space: SearchSpace) -> bool:
     return len(space.options) > 1 and len(set(space.options)) == 1
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # one for each refit of some hundred searches that ask together; each is small
 def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) -> np.ndarray:
     """Logarithms of the weights, then of the noise; the search for them starts from those of the prefix before."""
     features, groups, prior = embed(space, space.array(codes))
