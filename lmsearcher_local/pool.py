@@ -57,15 +57,15 @@ def surrogate(
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
     if not candidates:
         return []
-    model = process(space, history)
-    promise = model.expected_improvement(candidates)
+    gaussian = process(space, history)
+    promise = gaussian.expected_improvement(candidates)
     for _ in range(CLIMBS):
         top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
         seen = {*exclude, *candidates}
         fresh = [code for code in neighbourhood(space, top) if code not in seen]
         if fresh:
             candidates += fresh
-            promise = np.concatenate([promise, model.expected_improvement(fresh)])
+            promise = np.concatenate([promise, gaussian.expected_improvement(fresh)])
     order = np.argsort(-promise, kind="stable")
     half = (size + 1) // 2
     picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])
