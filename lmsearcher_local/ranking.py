@@ -106,6 +106,9 @@ class Ranker:
                 raise PromptError("a pool holds each candidate once")
         running = list(tasks)
         lost: list[list[str]] = [[] for _ in tasks]
+        for task in tasks:
+            if len(task.pool) > self.codec.max_pool:
+                self.codec.prepare(*task)
         while large := [i for i, task in enumerate(running) if len(task.pool) > self.codec.max_pool]:
             groups = [(i, group) for i in large for group in _dealt(running[i].pool, self.codec.group)]
             rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature)

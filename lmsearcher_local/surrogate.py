@@ -57,6 +57,7 @@ class GaussianProcess:
         self._root = cholesky(kernel + np.exp(theta[-1]) * np.eye(len(y)), lower=True)
         self._solved = cho_solve((self._root, True), self._target)
         self._variance = (self._target @ self._solved + 1) / (len(y) + 1)
+        self._appraised: dict[str, tuple[float, float]] = {}
 
     def expected_improvement(self, codes: Sequence[str]) -> np.ndarray:
         """How much each code is expected to exceed the best score, in units of the history's normal scores.
@@ -66,9 +67,20 @@ class GaussianProcess:
         Returns:
             float64 of shape ``[len(codes)]``, at least 0.
         """
-        mean, deviation = self.posterior(codes)
-        z = (mean - self._target.max()) / deviation
-        return deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+        return self.appraise(codes)[:, 1]
+
+    def appraise(self, codes: Sequence[str]) -> np.ndarray:
+        """Posterior mean and expected improvement of each code, float64 of shape ``[len(codes), 2]``.
+
+        A code is computed once: what makes a pool and what shows it, in groups or whole, ask about the same codes.
+        """
+        new = [code for code in dict.fromkeys(codes) if code not in self._appraised]
+        if new:
+            mean, deviation = self.posterior(new)
+            z = (mean - self._target.max()) / deviation
+            improvement = deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
+            self._appraised.update(zip(new, zip(mean.tolist(), improvement.tolist(), strict=True), strict=True))
+        return np.array([self._appraised[code] for code in codes]).reshape(-1, 2)
 
     @BLAS.wrap(limits=1, user_api="blas")
     def posterior(self, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

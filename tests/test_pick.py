@@ -23,6 +23,9 @@ class DigitCodec:
     def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
         return [9, *map(int, "".join(pool))]
 
+    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
+        pass
+
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         return [[*map(int, code)] for code in pool]
 

@@ -62,6 +62,20 @@ def test_expected_improvement_is_that_of_the_posterior(space: SearchSpace) -> No
     assert found == pytest.approx(np.maximum(drawn - y.max(), 0).mean(0), abs=0.01)
 
 
+def test_a_code_is_appraised_once() -> None:
+    space = SPACES["shared"]
+    history = searched(space, 12)
+    new = [code for code in space.enumerate() if code not in history.codes][:9]
+    process = surrogate.GaussianProcess(space, history)
+    appraised = process.appraise(new)
+    assert (appraised[:, 0] == process.posterior(new)[0]).all()
+    assert (appraised[:, 1] == process.expected_improvement(new)).all()
+    with patch.object(process, "posterior") as again:
+        assert (process.appraise(new[::-2]) == appraised[::-2]).all()
+        assert process.appraise([]).shape == (0, 2)
+    again.assert_not_called()
+
+
 def test_one_change_costs_one_unit_and_numbers_in_order_are_near_their_neighbours() -> None:
     space = SPACES["ordered"]
     features, groups, prior = surrogate.embed(space, space.array(["000", "100", "300", "010"]))

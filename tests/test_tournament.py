@@ -73,7 +73,7 @@ def test_own_work_for_a_pool_of_a_thousand_is_small() -> None:
     codes = SPACE.sample(np.random.default_rng(0), 1200)
     history = History(tuple(codes[:199]), tuple(range(199)))  # the surrogate is fitted anew at 200
     ranker, spent = Ranker(Indifferent(), CompactCodec()), []
-    for last in range(3):
+    for last in range(5):
         fresh = History(history.codes, (*history.scores[:-1], 1000.0 + last))  # never seen: nothing is cached
         started = time.thread_time()
         ranker.rank([Task(SPACE, fresh, codes[200:])])

@@ -21,6 +21,10 @@ class Codec(Protocol):
         """Token ids of the prompt that shows ``history`` and ``pool``; the answer follows it."""
         ...
 
+    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
+        """Get ready to show a large pool in many prompts, a group of its candidates in each."""
+        ...
+
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """For each candidate the token ids that name it as the answer."""
         ...

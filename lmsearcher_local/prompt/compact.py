@@ -46,6 +46,11 @@ class CompactCodec:
         names = np.column_stack([hints, np.arange(FIRST_ALIAS, FIRST_ALIAS + len(pool))])
         return [BOS, *_history_ids(space, history), *_named_ids(space, pool, names), PICK]
 
+    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
+        """Let the surrogate appraise the candidates all at once, which is quicker than group by group."""
+        if history.codes:
+            process(space, history).appraise(pool)
+
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """The alias of each candidate."""
         return [[FIRST_ALIAS + k] for k in range(len(pool))]
@@ -97,9 +102,8 @@ def hint_bins(space: SearchSpace, history: History, pool: Sequence[str]) -> np.n
     """
     if not history.codes or not pool:
         return np.zeros((len(pool), len(HINT_LIMITS)), dtype=np.int64)
-    surrogate = process(space, history)
-    improvement = np.log(surrogate.expected_improvement(pool) + 1e-300)
-    values = np.column_stack([surrogate.posterior(pool)[0], improvement])
+    mean, improvement = process(space, history).appraise(pool).T
+    values = np.column_stack([mean, np.log(improvement + 1e-300)])
     gaps = np.minimum((values.max(0) - values) / HINT_LIMITS, 1.0)
     return np.rint((BINS - 1) * np.sqrt(gaps)).astype(np.int64)
 

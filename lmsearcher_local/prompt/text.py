@@ -75,6 +75,10 @@ class TextCodec:
         """Token ids of the prompt, in the tokenizer's canonical split."""
         return self._encode(self.render(history, pool))
 
+    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
+        """Tokenise the candidates all at once, which is quicker than group by group."""
+        self.answers(space, pool)
+
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """Each candidate's canonical tokens; tokenised once in the life of the codec."""
         new = [code for code in dict.fromkeys(pool) if code not in self._answers]
