@@ -4,12 +4,14 @@
 again. What it told is read from its output, what was evaluated from the log, what was kept from the storage.
 """
 
+import gc
 import hashlib
 import os
 import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
@@ -31,6 +34,7 @@ from lmsearcher_local.stored import JOURNAL, JournalFile
 from lmsearcher_local.study import run
 
 SPACE = SearchSpace([5] * 10)
+GIVEN = 200  # trials that a search with a model starts from, so that its prompts are as long as they get
 TIMEOUT = 5.0  # seconds; only what hangs takes longer
 FAULTS = {"raises": 20, "is no number": 5, "ends its process": 2, "hangs": 2}  # of 1,000 evaluations
 ROOM = 96 << 20  # bytes of the folder's file system
@@ -54,7 +58,7 @@ def score(configuration: Configuration) -> float:
         raise ValueError("on purpose")
     if fault == "is no number":
         return float("nan")
-    return float(sum(int(digit) * (i + 1) for i, digit in enumerate(code)) % 101)
+    return _value(code)
 
 
 def search(out: Path, trials: int, engine: str) -> None:
@@ -65,14 +69,16 @@ def search(out: Path, trials: int, engine: str) -> None:
     from lmsearcher_local.ranking import Ranker
 
     def show(result: Result) -> None:
-        if result.trials:
+        if result.evaluated:
             last = result.trials[-1]
-            print(len(result.trials), time.perf_counter(), _memory(), last.code, last.value, flush=True)
+            print(result.evaluated, time.perf_counter(), _memory(), last.code, last.value, flush=True)
 
     def start(ranker: Ranker) -> None:
         print("ready", flush=True)
         goal = FunctionObjective(score, TIMEOUT)
-        run(goal, SPACE, ranker, out=out, trials=trials, seed=1, resume=True, on_trial=show)
+        given = SPACE.sample(np.random.default_rng(0), _given(engine))
+        known = [(code, _value(code)) for code in given]
+        run(goal, SPACE, ranker, out=out, trials=trials, seed=1, resume=True, warm_start=known, on_trial=show)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if engine == "none":
@@ -105,7 +111,7 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         acknowledged: list[tuple[str, str]] = []
         out = disk / "out"
         while True:
-            left = trials - len(known)
+            left = trials + _given(engine) - len(known)
             with _begin(out, trials, engine, log) as process:
                 assert process.stdout is not None
                 fault = faults.pop() if faults else ""
@@ -154,13 +160,14 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         failed = Counter(_fault(SPACE.encode(params)) for params, value, _ in known if value is None)
         return {
             "engine": engine,
-            "trials": len(known),
+            "trials": len(known) - _given(engine),
             "kills": count["kill"],
             "full disks": count["fill"],
             **failed,
             "lost": len(lost),
             "evaluated again": again,
             **figures,
+            "MiB of Optuna's trials": _kept_by_optuna(whole) >> 20,
         }
 
 
@@ -173,6 +180,26 @@ def told(out: Path) -> Told:
     trials = storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
     ended = [trial for trial in trials if trial.state.is_finished() and KILLED not in trial.user_attrs]
     return [(trial.params, trial.value, trial.state) for trial in ended]
+
+
+def _kept_by_optuna(out: Path) -> int:
+    """Bytes that Optuna takes to hold the trials of a stored study."""
+    tracemalloc.start()
+    storage = JournalStorage(JournalFile(str(out / JOURNAL)))
+    held = storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
+    gc.collect()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held
+    return size
+
+
+def _given(engine: str) -> int:
+    return 0 if engine == "none" else GIVEN
+
+
+def _value(code: str) -> float:
+    return float(sum(int(digit) * (i + 1) for i, digit in enumerate(code)) % 101)
 
 
 def _begin(out: Path, trials: int, engine: str, log: Path) -> "subprocess.Popen[str]":
