@@ -31,5 +31,5 @@ def draw_curves(log: Path, picture: Path) -> None:
             )
     right.axhline(0.1, color="grey", linestyle=":", label="chance")
     right.set(xlabel="step", title="top-1 of 10 on held-out spaces", ylim=(0, 1))
-    right.legend()
+    right.legend(ncols=2)
     figure.savefig(picture, dpi=110)
