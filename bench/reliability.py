@@ -43,10 +43,13 @@ def fuzz(examples: int, seconds: int, out: Path) -> None:
     from bench.fuzz import readers
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    atheris = find_spec("atheris") is not None
+    if seconds and not atheris:
+        click.echo("atheris is left out: it is not installed; pip install atheris", err=True)
     rows = []
     for name, reader in readers().items():
         row = {"reader": name, **spoil(name, max(1, examples // 50) if reader.slow else examples)}
-        if seconds and find_spec("atheris"):
+        if seconds and atheris:
             row |= guided(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
         rows.append(row)
         click.echo(json.dumps(row), err=True)
