@@ -115,7 +115,8 @@ def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Answer, score prediction and order of the pool; with the accuracies that say how far they are.
 
     A pool weighs more in the answer's loss the more its best candidate exceeds the history: of two candidates that are
-    as likely the best, the one that would then be the greater improvement is the better thing to try.
+    as likely the best, the one that would then be the greater improvement is the better thing to try. Nearly a third of
+    the answer's target goes to all candidates by their values, steeply and gently, so that their order is learned, too.
     """
     device = output.pick.device
     bins, truth, aliases = (torch.from_numpy(part).to(device) for part in (batch.bins, batch.truth, batch.aliases))
