@@ -8,7 +8,7 @@ import pytest
 
 from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS
 from lmsearcher_local.training.peers import PEERS
-from lmsearcher_local.training.prior import _smooth, draw_objective, draw_ordinal, draw_sizes
+from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import draw_batch, draw_shape, draw_task
 
 torch = pytest.importorskip("torch")
@@ -26,15 +26,6 @@ def test_objectives_are_finite_and_vary() -> None:
         assert np.isfinite(values).all()
         varied += len(np.unique(values)) > 2
     assert varied >= 55
-
-
-def test_draws_from_the_surrogates_prior_are_alike_where_codes_are() -> None:
-    rng = np.random.default_rng(0)
-    codes = np.array([[0, 0], [1, 0], [7, 0], [0, 1]])
-    values = [_smooth(rng, np.array([8, 4]), np.array([True, False]))(codes) for _ in range(600)]
-    next_to, far_from, other_option = np.corrcoef(np.array(values).T)[0, 1:]
-    assert next_to > far_from + 0.2
-    assert next_to > other_option + 0.2
 
 
 def test_tasks_hold_distinct_codes_of_their_space() -> None:

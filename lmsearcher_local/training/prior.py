@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lmsearcher_local.space import Option, SearchSpace
-from lmsearcher_local.surrogate import SPREAD, embed
 
 Rng = np.random.Generator
 Objective = Callable[[np.ndarray], np.ndarray]  # option indices [N, positions] -> values [N], higher is better
@@ -27,12 +26,9 @@ def draw_sizes(rng: Rng, positions: int, minimum: float) -> np.ndarray:
 
 def draw_space(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> SearchSpace:
     """A space of these option counts whose ordinal positions offer numbers; now and then a space does not say so."""
-    return _space(sizes, ordinal if rng.random() < 0.85 else rng.random(len(sizes)) < 0.5)
-
-
-def _space(sizes: np.ndarray, ordinal: np.ndarray) -> SearchSpace:
+    said = ordinal if rng.random() < 0.85 else rng.random(len(sizes)) < 0.5
     options: dict[bool, list[Option]] = {True: [*range(MAX_OPTIONS)], False: [*"abcdefghijklmnop"]}
-    return SearchSpace({f"p{i}": options[bool(o)][:n] for i, (n, o) in enumerate(zip(sizes, ordinal, strict=True))})
+    return SearchSpace({f"p{i}": options[bool(o)][:n] for i, (n, o) in enumerate(zip(sizes, said, strict=True))})
 
 
 def draw_objective(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
@@ -233,16 +229,6 @@ def _trees(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     return objective
 
 
-def _smooth(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
-    """A draw from the surrogate's own prior, by random Fourier features: what the hints describe best."""
-    space, waves = _space(sizes, ordinal), 256
-    _, groups, prior = embed(space, np.empty((0, len(sizes)), dtype=np.int64))
-    weights = prior * np.exp(SPREAD * rng.standard_normal(len(prior)))
-    frequencies = rng.standard_normal((len(groups), waves)) * np.sqrt(weights)[groups, None]
-    phases, heights = rng.uniform(0, 2 * np.pi, waves), rng.standard_normal(waves)
-    return lambda codes: np.cos(embed(space, codes).features @ frequencies + phases) @ heights
-
-
 def _failures(rng: Rng, sizes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Codes that fail: two positions take certain options together."""
     chosen = rng.choice(len(sizes), min(2, len(sizes)), replace=False)
@@ -256,5 +242,5 @@ def _standardised(part: Objective, probe: np.ndarray) -> Objective:
     return lambda codes: (part(codes) - mean) / spread
 
 
-_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees, _smooth)
-_SHARES = (0.3, 0.06, 0.12, 0.1, 0.07, 0.35)
+_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees)
+_SHARES = (0.45, 0.1, 0.17, 0.15, 0.13)

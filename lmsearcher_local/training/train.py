@@ -28,7 +28,7 @@ from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_shape
 ACCUMULATE = 3  # batches of different shapes per step
 MATRIX_RATE, OTHER_RATE = 0.015, 5e-3
 WARM_UP, COOL_DOWN = 50, 0.4  # steps; share of all steps with a falling rate
-TILT = 0.3  # how much more a pool weighs for each normal score by which its best exceeds the history
+LEAST_WEIGHT = 0.5  # of a pool that improves on nothing; improvements count in normal scores
 AVERAGE = 0.99  # weights are averaged over about the last 100 steps
 
 
@@ -115,8 +115,7 @@ def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Answer, score prediction and order of the pool; with the accuracies that say how far they are.
 
     A pool weighs more in the answer's loss the more its best candidate exceeds the history: of two candidates that are
-    as likely the best, the one that would then be the greater improvement is the better thing to try. Nearly a third of
-    the answer's target goes to all candidates by their values, steeply and gently, so that their order is learned, too.
+    as likely the best, the one that would then be the greater improvement is the better thing to try.
     """
     device = output.pick.device
     bins, truth, aliases = (torch.from_numpy(part).to(device) for part in (batch.bins, batch.truth, batch.aliases))
@@ -125,8 +124,8 @@ def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     pick = output.pick.float().gather(1, aliases)
     best = (truth == truth.max(1, keepdim=True).values).float()
     improvement = (bins[:, n:].amax(1) - bins[:, :n].amax(1)).clip(0) * (2 * LIMIT / (BINS - 1))
-    target = 0.7 * best / best.sum(1, keepdim=True) + 0.15 * ((3 * truth).softmax(1) + truth.softmax(1))
-    answer = ((1 + TILT * improvement) * -(target * pick.log_softmax(1)).sum(1)).mean()
+    target = 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1)
+    answer = ((LEAST_WEIGHT + improvement) * -(target * pick.log_softmax(1)).sum(1)).mean()
     history = _score_loss(output.history.float(), bins[:, :n])
     pool = _score_loss(output.pool.float(), bins[:, n:])
     expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1], device=device)
