@@ -12,11 +12,10 @@ from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.ranking import Ranker, Ranking, Task
-from lmsearcher_local.surrogate import process
+from lmsearcher_local.surrogate import CHUNK, process
 
 KEEP = 2000  # candidates that the model ranks
 DEVIATIONS = 2.0  # of the upper confidence bound
-CHUNK = 4096  # candidates scored at a time: bounds the memory, whatever the pool
 BATCH = 32  # questions between two reports of progress
 
 Show = Callable[[str, int, int], None]  # stage, how much of it is done, out of how much

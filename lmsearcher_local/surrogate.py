@@ -19,6 +19,7 @@ from lmsearcher_local.history import History, normal_scores, shown
 from lmsearcher_local.space import SearchSpace
 
 REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)
+CHUNK = 4096  # codes appraised at a time: bounds the size of their kernel matrix, however many there are
 # Prior of the logarithms of weights and noise: means for one position and for the whole code, standard deviations.
 ONE_HOT, ORDERED, ORDERED_ONE_HOT, COUNTS, NOISE = 3.0, 1.0, 1.0, 1.0, 0.02
 SPREAD, NOISE_SPREAD = 1.2, 1.5
@@ -75,11 +76,12 @@ class GaussianProcess:
         A code is computed once: what makes a pool and what shows it, in groups or whole, ask about the same codes.
         """
         new = [code for code in dict.fromkeys(codes) if code not in self._appraised]
-        if new:
-            mean, deviation = self.posterior(new)
+        for start in range(0, len(new), CHUNK):
+            part = new[start : start + CHUNK]
+            mean, deviation = self.posterior(part)
             z = (mean - self._target.max()) / deviation
             improvement = deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
-            self._appraised.update(zip(new, zip(mean.tolist(), improvement.tolist(), strict=True), strict=True))
+            self._appraised.update(zip(part, zip(mean.tolist(), improvement.tolist(), strict=True), strict=True))
         return np.array([self._appraised[code] for code in codes]).reshape(-1, 2)
 
     @BLAS.wrap(limits=1, user_api="blas")

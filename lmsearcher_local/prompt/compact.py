@@ -28,7 +28,6 @@ FIRST_DIGIT = FIRST_ALIAS + ALIASES
 FIRST_HINT = FIRST_DIGIT + SLOTS * BASE
 VOCABULARY = FIRST_HINT + len(HINT_LIMITS) * BINS
 
-APPRAISED = 4096  # candidates at a time, so that memory stays bounded
 LIMIT = 3.5  # scores are shown in [-LIMIT, LIMIT]
 REFITS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # history lengths at which the scale is made anew
 
@@ -48,11 +47,9 @@ class CompactCodec:
         return [BOS, *_history_ids(space, history), *_named_ids(space, pool, names), PICK]
 
     def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
-        """Let the surrogate appraise the candidates in large parts, which is quicker than group by group."""
+        """Let the surrogate appraise the candidates all at once, which is quicker than group by group."""
         if history.codes:
-            surrogate = process(space, history)
-            for start in range(0, len(pool), APPRAISED):
-                surrogate.appraise(pool[start : start + APPRAISED])
+            process(space, history).appraise(pool)
 
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """The alias of each candidate."""
