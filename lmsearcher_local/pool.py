@@ -81,7 +81,7 @@ def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generato
     """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random."""
     rows = space.array(codes)
     first, second = rows[rng.integers(len(rows), size=(2, n))]
-    children = [space.code(row) for row in np.where(rng.random(first.shape) < 0.5, first, second).tolist()]
+    children = space.codes(np.where(rng.random(first.shape) < 0.5, first, second))
     return [child for child in children if space.valid is None or child in space]
 
 

@@ -185,6 +185,14 @@ class SearchSpace:
                 return rows
         return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(-1, positions)
 
+    def codes(self, rows: np.ndarray) -> list[str]:
+        """The NCodes of option indices ``[n, positions]``, the way back from :meth:`array`; indices are trusted."""
+        length = len(self.sizes)
+        if self.code_length == length:  # the usual case: one digit per position
+            text = (rows + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+            return [text[start : start + length] for start in range(0, len(text), length)]
+        return [self.code(row) for row in rows.tolist()]
+
     def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
         """Up to ``n`` distinct valid codes, uniform, none of them in ``exclude``.
 
@@ -196,8 +204,8 @@ class SearchSpace:
         if n < 1:
             return found
         for _ in range(10):
-            for row in rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes))).tolist():
-                code = self.code(row)
+            rows = rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes)))
+            for row, code in zip(rows, self.codes(rows), strict=True):
                 if code not in taken and self._accepts_indices(row):
                     taken.add(code)
                     found.append(code)
@@ -224,10 +232,10 @@ class SearchSpace:
         for position, digits in enumerate(self._digits):
             end = start + len(digits[0])
             for index, text in enumerate(digits):
-                if index != origin[position]:
-                    changed = (*origin[:position], index, *origin[position + 1 :])
-                    if self.valid is None or self._accepts_indices(changed):
-                        found.append(code[:start] + text + code[end:])
+                if index == origin[position]:
+                    continue
+                if self.valid is None or self._accepts_indices((*origin[:position], index, *origin[position + 1 :])):
+                    found.append(code[:start] + text + code[end:])
             start = end
         return found
 

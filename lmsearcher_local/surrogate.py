@@ -171,12 +171,14 @@ def _counted(space: SearchSpace) -> bool:
 
 @lru_cache(maxsize=4096)  # one for each refit of some hundred searches that ask together; each is small
 def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) -> np.ndarray:
-    """Logarithms of the weights, then of the noise; the search for them starts from those of the prefix before."""
+    """Logarithms of the weights, then of the noise.
+
+    The search for them starts from the prior: from those of the prefix before it would take hardly fewer steps, and a
+    long history met for the first time would pay for all its prefixes.
+    """
     features, groups, prior = embed(space, space.array(codes))
     usual = np.log([*prior, NOISE])
     spread = np.array([*[SPREAD] * len(prior), NOISE_SPREAD])
-    before = max((n for n in REFITS if n < len(codes)), default=0)
-    start = _fit(space, codes[:before], scores[:before]) if before else usual
     y = normal_scores(np.array(scores), len(scores))
     y, squares = y - y.mean(), features**2
 
@@ -198,7 +200,7 @@ def _fit(space: SearchSpace, codes: tuple[str, ...], scores: tuple[float, ...]) 
         return float(value), np.array(gradient) + away / spread
 
     limits = list(zip(usual - 3 * spread, usual + 3 * spread, strict=True))  # within them the kernel can be factored
-    return np.asarray(minimize(cost, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 30}).x)
+    return np.asarray(minimize(cost, usual, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 30}).x)
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -135,6 +135,7 @@ def test_many_codes_at_once_are_read_as_one_by_one(sizes: list[int], seed: int) 
     assert space.sample(np.random.default_rng(seed), 0) == []
     codes = space.sample(np.random.default_rng(seed), 20)
     assert space.array(codes).tolist() == [list(space.indices(code)) for code in codes]
+    assert space.codes(space.array(codes)) == codes
     near = space.neighbours(codes[0])
     assert len(near) == sum(size - 1 for size in sizes)
     rows = space.array([codes[0], *near])
