@@ -51,6 +51,7 @@ from lmsearcher_local.throughput import (
 LAYERS, HIDDEN = 4, 256  # of the Llama of random weights: 68 M parameters, nearly all of them for the vocabulary
 TOLERANCE = 1e-3  # in probability, between vLLM and transformers, both in float32
 FREE = 20  # questions that count how often a free answer is in the pool
+WATCHED, RESTING = 0.3, 0.02  # seconds for which the server is watched, and processor time that is rest
 SERVED = 8  # pools that the server is asked for a measurement; it answers one after the other
 OTHERS = ("whole ranking", "prefill", "grammar", "server", "server, grammar")
 CHECKED = ((20, 10), (100, 10), (20, 100))  # history items and candidates
@@ -157,8 +158,10 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
             tasks = fresh_tasks(np.random.default_rng(1), FREE, 100, 10)
             valid = sum(request(client, load, task, False) in load.answers(task) for task in tasks)
             yield {"what": "free answers", "asked": len(tasks), "in_pool": valid}
-            yield from measure(ranker, ways, cells, repeats, forget)
-            yield replay(ranker, ways, forget)
+            # The server's cache is emptied for its own ways only: whatever it is asked keeps it busy for a second.
+            ready = {name: forget for name in ways if name.startswith("server")} | {"ours": partial(idle, process)}
+            yield from measure(ranker, ways, cells, repeats, ready)
+            yield replay(ranker, ways, ready)
             yield {"what": "server memory", "peak_bytes": peak_memory(process)}
     yield {"what": "process memory", "peak_bytes": throughput.peak_memory()}
     yield first_answer(load)
@@ -272,7 +275,7 @@ def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes], Calla
         process.wait()
 
 
-def replay(ranker: Ranker, ways: dict[str, Answer], forget: Callable[[], object]) -> Row:
+def replay(ranker: Ranker, ways: dict[str, Answer], ready: dict[str, Callable[[], object]]) -> Row:
     """The pools of a search of 192 trials, one after the other, by every way from an empty prefix cache on."""
     rng = np.random.default_rng(0)
     effects = rng.normal(size=(len(SPACE.sizes), max(SPACE.sizes)))
@@ -292,7 +295,8 @@ def replay(ranker: Ranker, ways: dict[str, Answer], forget: Callable[[], object]
     share = 0.0
     for name, answer in ways.items():
         engine.forget()
-        forget()
+        if name in ready:
+            ready[name]()
         before = engine.prompt_tokens, engine.computed_tokens
         started = time.perf_counter()
         for task in tasks:
@@ -342,12 +346,27 @@ def markdown(rows: Sequence[Row]) -> str:
     return text
 
 
+def idle(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server rests: after each answer it keeps a core busy for a second, which is one of ours."""
+    spent = math.inf
+    while spent > RESTING:
+        before = [member.cpu_times() for member in family(process)]
+        time.sleep(WATCHED)
+        after = [member.cpu_times() for member in family(process)]
+        spent = sum(sum(times[:2]) for times in after) - sum(sum(times[:2]) for times in before)
+
+
 def peak_memory(process: "subprocess.Popen[bytes]") -> int:
     """Of a process and its children, in bytes, while they run."""
+    return sum(throughput.peak_memory(member.pid) for member in family(process))
+
+
+def family(process: "subprocess.Popen[bytes]") -> list[Any]:
+    """A process and its children."""
     import psutil  # comes with vLLM
 
     root = psutil.Process(process.pid)
-    return sum(math.ceil(throughput.peak_memory(child.pid)) for child in (root, *root.children(recursive=True)))
+    return [root, *root.children(recursive=True)]
 
 
 if __name__ == "__main__":

@@ -102,6 +102,12 @@ def process(space: SearchSpace, history: History) -> GaussianProcess:
     return GaussianProcess(space, history)
 
 
+def forget() -> None:
+    """Empty what is remembered of histories, so that a benchmark pays for each of its ways."""
+    process.cache_clear()
+    _fit.cache_clear()
+
+
 def believed(space: SearchSpace, history: History, pending: Sequence[str]) -> History:
     """The history and, behind it, codes under evaluation with the score that the process expects of them.
 

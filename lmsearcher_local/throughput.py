@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import forget as forget_histories
 
 if TYPE_CHECKING:
     from lmsearcher_local.engine.vllm import VLLMEngine
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 SPACE = SearchSpace([5] * 10)
 SEARCH = 192  # trials of a search (published protocol)
 SECONDS = 2.0  # of every measurement, at least
-PAUSE = 0.1  # in which threads of the way before stop waiting for work
+PAUSE = 0.3  # in which threads of the way before stop waiting for work
 CACHE = 1 << 30  # bytes of keys and values, at least: the longest prompts of a large batch
 
 Row = dict[str, Any]
@@ -81,12 +83,13 @@ def measure(
     ways: Mapping[str, Answer],
     cells: Sequence[tuple[int, int, int]],
     repeats: int,
-    forget: Callable[[], object] = lambda: None,
+    ready: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
 
-    In a repeat every way gets the same fresh tasks in turn and starts with an empty prefix cache; ``forget`` empties
-    one that is not the ranker's. There are at least ``repeats``, more where they are quick.
+    In a repeat every way gets the same fresh tasks in turn, starts with an empty prefix cache and makes its prompts,
+    hints of the surrogate included; ``prefill`` alone finds those hints. ``ready`` makes what is outside this process
+    ready for a way. There are at least ``repeats``, more where they are quick.
     """
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
@@ -98,7 +101,10 @@ def measure(
             tasks = fresh_tasks(rng, batch, history, pool)
             for name, answer in ways.items():
                 engine.forget()
-                forget()
+                if name in ready:
+                    ready[name]()
+                if name != "prefill":
+                    forget_histories()
                 time.sleep(PAUSE)
                 before, started = engine.computed_tokens, time.perf_counter()
                 answered = answer(tasks)
