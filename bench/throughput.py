@@ -159,7 +159,7 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
             valid = sum(request(client, load, task, False) in load.answers(task) for task in tasks)
             yield {"what": "free answers", "asked": len(tasks), "in_pool": valid}
             # The server's cache is emptied for its own ways only: whatever it is asked keeps it busy for a second.
-            ready = {name: forget for name in ways if name.startswith("server")} | {"ours": partial(idle, process)}
+            ready = {name: forget if name.startswith("server") else partial(idle, process) for name in ways}
             yield from measure(ranker, ways, cells, repeats, ready)
             yield replay(ranker, ways, ready)
             yield {"what": "server memory", "peak_bytes": peak_memory(process)}

@@ -87,9 +87,10 @@ def measure(
 ) -> Iterator[Row]:
     """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
 
-    In a repeat every way gets the same fresh tasks in turn, starts with an empty prefix cache and makes its prompts,
-    hints of the surrogate included; ``prefill`` alone finds those hints. ``ready`` makes what is outside this process
-    ready for a way. There are at least ``repeats``, more where they are quick.
+    In a repeat every way gets the same fresh tasks, in an order drawn anew, because the first after a rest is slower.
+    It starts with an empty prefix cache and makes its own prompts, hints of the surrogate included; ``prefill`` alone
+    finds those hints. ``ready`` makes what is outside this process ready for a way. There are at least ``repeats``,
+    more where they are quick.
     """
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
@@ -99,15 +100,17 @@ def measure(
         warm = False
         while len(spent["prefill"]) < repeats or min(map(sum, spent.values())) * batch < SECONDS:
             tasks = fresh_tasks(rng, batch, history, pool)
-            for name, answer in ways.items():
+            for name in rng.permutation(list(ways)).tolist():
                 engine.forget()
+                forget_histories()
                 if name in ready:
                     ready[name]()
-                if name != "prefill":
-                    forget_histories()
+                if name == "prefill":
+                    for task in tasks:
+                        ranker.codec.prompt(*task)
                 time.sleep(PAUSE)
                 before, started = engine.computed_tokens, time.perf_counter()
-                answered = answer(tasks)
+                answered = ways[name](tasks)
                 if warm:
                     spent[name].append((time.perf_counter() - started) / answered)
                     computed[name].append((engine.computed_tokens - before) / answered)
