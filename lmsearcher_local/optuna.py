@@ -355,9 +355,10 @@ def _others(study: Study, number: int | None) -> list[FrozenTrial]:
 
 def _taken(group: Group, code: str, known: Known, trials: Iterable[FrozenTrial]) -> bool:
     """Whether one of the trials has taken a code since it was new."""
-    before = {trial.number for _, trial in known.trials}
+    # With its code, because a trial that picked again may have come to another one.
+    before = {(trial.number, other) for other, trial in known.trials}
     return code not in known.codes and any(
-        other == code and trial.number not in before for other, trial in encoded(group, trials)
+        other == code and (trial.number, other) not in before for other, trial in encoded(group, trials)
     )
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -402,6 +403,27 @@ def test_groups_and_processes_that_collided_draw_apart() -> None:
     ]
     assert seeds[0] == seeds[2]
     assert len({*seeds[0], *seeds[1], *seeds[3]}) == 9
+
+
+def test_a_rival_that_picks_again_and_comes_to_the_same_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = LMSearcherSampler(scripted_ranker(), space=SPACE)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(score, n_trials=6)
+    [unseen] = SPACE.sample(np.random.default_rng(0), 1, [SPACE.encode(trial.params) for trial in study.trials])
+    study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs={CLAIM: SPACE.decode(unseen)}))
+    rival, asked = study.trials[-1], sampler._asked
+    claims: list[dict[str, Any]] = []
+
+    def meanwhile(*arguments: Any) -> list[str]:
+        [code] = asked(*arguments)
+        if not claims:
+            claims.append(SPACE.decode(code))
+            study._storage.set_trial_system_attr(rival._trial_id, CLAIM, claims[0])
+        return [code]
+
+    monkeypatch.setattr(sampler, "_asked", meanwhile)
+    assert study.ask(distributions(SPACE)).params not in (SPACE.decode(unseen), *claims)
+    assert claims
 
 
 WORKER = """
