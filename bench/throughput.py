@@ -295,8 +295,7 @@ def replay(ranker: Ranker, ways: dict[str, Answer], ready: dict[str, Callable[[]
     share = 0.0
     for name, answer in ways.items():
         engine.forget()
-        if name in ready:
-            ready[name]()
+        ready[name]()
         before = engine.prompt_tokens, engine.computed_tokens
         started = time.perf_counter()
         for task in tasks:
