@@ -20,7 +20,7 @@ from lmsearcher_kernels import reference
 from torch import Tensor
 
 from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.engine.transformers import TransformersEngine
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.provenance import provenance
@@ -145,7 +145,7 @@ def workloads() -> dict[str, list[Task]]:
     }
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """The primitive as it reads: each prefix forward as a whole, then the whole head. What the engine must equal."""
 
     def __init__(self, engine: TransformersEngine) -> None:

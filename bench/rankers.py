@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.peers import Search
 from bench.tables import Problem
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.history import History
 from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
@@ -65,7 +65,7 @@ def _shuffled(task: Task) -> Task:
     return task._replace(history=History(task.history.codes, tuple(task.history.scores[i] for i in order)))
 
 
-class Undecided:
+class Undecided(Engine):
     """An engine without a model, to which all tokens are equally likely."""
 
     max_length = 4096

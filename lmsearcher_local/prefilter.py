@@ -76,7 +76,7 @@ def _length(codec: Codec, task: Task) -> int:
     return len(codec.prompt(task.space, task.history, pool)) + max(map(len, codec.answers(task.space, pool)), default=0)
 
 
-class _Watched:
+class _Watched(Engine):
     """An engine that is asked a little at a time, so that a long call shows how far it is."""
 
     def __init__(self, engine: Engine, show: Show) -> None:

@@ -5,12 +5,12 @@ from zlib import crc32
 
 import numpy as np
 
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Deterministic in its input, different for every input."""
 
     max_length = 4096

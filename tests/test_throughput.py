@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lmsearcher_local.cli import main
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.load import load_ranker
 from lmsearcher_local.ranking import Ranker
@@ -50,7 +50,7 @@ def test_tokens_of_the_prefix_cache_are_not_counted_as_computed() -> None:
 
 @pytest.mark.parametrize("way", [picks, rankings])
 def test_answers_without_probability_are_no_answers(way: Callable[[Ranker], Answer]) -> None:
-    class Hopeful:
+    class Hopeful(Engine):
         max_length = 10_000
 
         def log_probs(self, questions: list[Question]) -> list[np.ndarray]:

@@ -1,9 +1,12 @@
 """The one engine primitive: log-probabilities of named tokens at the next position after a token prefix."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
+
+from lmsearcher_local.errors import EngineError
 
 MAX_TOKENS = 128  # vLLM returns at most this many named log-probabilities a request
 
@@ -15,18 +18,38 @@ class Question(NamedTuple):
     tokens: Sequence[int]
 
 
-class Engine(Protocol):
-    """A loaded model. ``max_length`` is the longest prefix in tokens that a question may have."""
+class Engine(ABC):
+    """A loaded model.
+
+    ``max_length`` is the longest prefix, in tokens, that a question may have. ``noise`` bounds, in nats, how much the
+    gap between two tokens of one question may differ from that of :meth:`log_probs_cold`. ``can_sleep`` says whether
+    the model's memory can leave the card for a while, ``is_asleep`` whether it has.
+    """
 
     max_length: int
+    noise: float = 0.0
+    can_sleep: bool = False
+    is_asleep: bool = False
 
+    @abstractmethod
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """One float64 array per question: log-probabilities of its tokens.
 
         They are right up to a constant that questions of equal prefix in one call share.
         """
-        ...
 
+    def log_probs_cold(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """The same, but each answer depends on its question alone: no batch, no cache acts on it."""
+        return [answer for question in questions for answer in self.log_probs([question])]
+
+    def sleep(self) -> None:
+        """Let the model's memory leave the card; answers are not to be had until :meth:`wake_up`. Twice is once."""
+        raise EngineError(f"{type(self).__name__} cannot sleep on this device")
+
+    def wake_up(self) -> None:
+        """Bring the model back; twice is once."""
+        raise EngineError(f"{type(self).__name__} cannot sleep on this device")
+
+    @abstractmethod
     def close(self) -> None:
         """Free the model's memory; the engine cannot be used afterwards."""
-        ...

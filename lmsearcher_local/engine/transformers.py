@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmsearcher_local.checkpoint import Checkpoint
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.engine.prefixes import shared_beginnings
 from lmsearcher_local.errors import EngineError
 
@@ -16,7 +16,7 @@ BATCH_TOKENS = 32_768  # padded tokens in one forward pass
 ROW_TOKENS = 1024  # tokens of several prefixes in one row behind a cache; each attends to its own, the rest is waste
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """A checkpoint loaded in transformers, on the GPU where torch sees one. ``model`` is the transformers model.
 
     Raises:

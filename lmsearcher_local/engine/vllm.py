@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmsearcher_local.checkpoint import Checkpoint
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.errors import EngineError
 
 # vLLM reads these when it is imported. Only the exact text "1" counts.
@@ -22,7 +22,7 @@ OFFLINE = {
 }
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """A checkpoint loaded in vLLM.
 
     ``prompt_tokens`` counts the tokens of all prompts so far, ``computed_tokens`` those of them that were not in the
