@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.files import RESULTS, read_history
-from lmsearcher_local.objective import FunctionObjective
+from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.optuna import KILLED
 from lmsearcher_local.results import TABLE, Result
 from lmsearcher_local.space import Configuration, SearchSpace

@@ -16,7 +16,7 @@ import click
 from lmsearcher_local.errors import LMSearcherError
 
 if TYPE_CHECKING:
-    from lmsearcher_local.objective import Objective
+    from lmsearcher_local.objectives.base import Objective
     from lmsearcher_local.results import Result
     from lmsearcher_local.space import SearchSpace
     from lmsearcher_local.tables import Table
@@ -279,7 +279,9 @@ def chosen_objective(
     workers: int,
 ) -> "Objective":
     """What to optimise."""
-    from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective, load_function
+    from lmsearcher_local.objectives.command import CommandObjective
+    from lmsearcher_local.objectives.function import FunctionObjective, load_function
+    from lmsearcher_local.objectives.table import TableObjective
 
     if sum(given is not None for given in (table, function, command)) != 1:
         raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from lmsearcher_local.errors import ObjectiveError, StudyError
-from lmsearcher_local.objective import Objective, ObjectiveFailed, WorkerLost
+from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerLost
 from lmsearcher_local.space import Configuration
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}  # kind of executor -> the package it needs

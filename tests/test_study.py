@@ -14,7 +14,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.files import read_history, read_pool, write_history
-from lmsearcher_local.objective import FunctionObjective
+from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.optuna import distributions
 from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher

@@ -1,0 +1,1 @@
+"""What is optimised, and the process that it runs in."""
