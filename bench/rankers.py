@@ -10,6 +10,7 @@ from bench.peers import Search
 from bench.tables import Problem
 from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.history import History
+from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
@@ -22,6 +23,7 @@ class JudgeRanker(Ranker):
     """A ranker without a model: it is sure of whatever a function of the task says."""
 
     def __init__(self, judge: Judge) -> None:
+        super().__init__(Undecided(), CompactCodec())
         self.judge = judge
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:

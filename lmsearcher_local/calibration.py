@@ -14,7 +14,11 @@ Z = 1.96  # of a 95 % interval
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pick of the model: out of which pool, and with which probability."""
+    """A pick of the model: out of which pool, and with which probability.
+
+    The probability has three significant digits. A search never reads it; where the engine is not exact, that of a
+    resumed search may differ from that of an uninterrupted one by the engine's noise.
+    """
 
     code: str
     pool: tuple[str, ...]

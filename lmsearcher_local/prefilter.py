@@ -35,6 +35,7 @@ def rank_pool(ranker: Ranker, task: Task, show: Show = lambda *_: None) -> Ranki
         raise PromptError("a pool holds each candidate once")
     kept, rest = prefilter(task, KEEP, show)
     task = task._replace(pool=kept)
+    ranker.wake_up()
     codec = copy(ranker.codec)
     while codec.max_pool > codec.group and _length(codec, task) > ranker.engine.max_length:
         codec.max_pool = max(codec.group, codec.max_pool // 2)  # long codes: the last prompt holds fewer
@@ -80,7 +81,7 @@ class _Watched(Engine):
     """An engine that is asked a little at a time, so that a long call shows how far it is."""
 
     def __init__(self, engine: Engine, show: Show) -> None:
-        self.max_length = engine.max_length
+        self.max_length, self.noise = engine.max_length, engine.noise
         self._engine = engine
         self._show = show
         self._round = 0
@@ -96,6 +97,9 @@ class _Watched(Engine):
             if len(questions) > BATCH:  # else it is over at once
                 self._show(f"model, round {self._round}", len(answers), len(questions))
         return answers
+
+    def log_probs_cold(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        return self._engine.log_probs_cold(questions)
 
     def close(self) -> None:
         """The engine is its owner's."""

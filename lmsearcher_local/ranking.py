@@ -1,6 +1,6 @@
 """Rank candidate pools: one engine call for any number of histories and pools."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
@@ -47,11 +47,30 @@ class Pick(NamedTuple):
 
 
 class Ranker:
-    """A model that ranks: an engine and its checkpoint's codec. Stateless: the answer depends on the task alone."""
+    """A model that ranks: an engine and its checkpoint's codec. Stateless: what is picked depends on the task alone.
+
+    What an engine answers may depend a little on what it was asked before and beside (``Engine.noise``). So wherever
+    that could turn a pick, or who goes on in a tournament, the question is asked again cold, and that answer counts.
+
+    ``repeated`` counts the branches asked again; ``drift`` is the most by which a gap between two of their tokens then
+    was another, in nats: a drift above the engine's noise says that the noise is set too low.
+    """
 
     def __init__(self, engine: Engine, codec: Codec) -> None:
         self.engine = engine
         self.codec = codec
+        self.repeated = 0
+        self.drift = 0.0
+
+    def sleep(self) -> None:
+        """Let the model's memory leave the card until it is asked again, where the engine can do that."""
+        if self.engine.can_sleep and not self.engine.is_asleep:
+            self.engine.sleep()
+
+    def wake_up(self) -> None:
+        """Bring the model back, if it sleeps."""
+        if self.engine.is_asleep:
+            self.engine.wake_up()
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
         """Rank every task's pool, all of them in one engine call.
@@ -64,6 +83,7 @@ class Ranker:
             PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.
             EngineError: the model answered with something that is no probability.
         """
+        self.wake_up()
         finals, lost = self._finals(tasks, temperature)
         return [
             Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
@@ -76,25 +96,32 @@ class Ranker:
         """One answer to each task's pool, as constrained decoding gives it.
 
         Asks along the way of that answer alone, one engine call a branch, where :meth:`rank` asks about every branch.
+        Equal arguments give equal codes whatever was asked before; log-probabilities may differ by the engine's noise.
 
         Args:
             rngs: one for each task, for a temperature above 0.
-            temperature: 0 answers greedily, with probabilities at a temperature of 1.
+            temperature: 0 answers greedily, with probabilities at a temperature of 1. Above 0 each token is drawn as
+                the likeliest after noise was added (Gumbel's), so that it, too, hangs on a margin.
 
         Raises:
             PromptError, EngineError: as :meth:`rank` does.
         """
-        finals, _ = self._finals(tasks, temperature or 1.0)
+        self.wake_up()
+        scale = temperature or 1.0
+        finals, _ = self._finals(tasks, scale)
         tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in finals]
         prompts = [self._prompt(*pair) if pair[1].branches else [] for pair in zip(finals, tries, strict=True)]
         left = [tuple(range(trie.size)) for trie in tries]
         log_probs = [0.0] * len(finals)
         while going := [i for i, leaves in enumerate(left) if len(leaves) > 1]:
-            branches = [tries[i].branch_of(left[i]) for i in going]
-            answers = self._ask([(prompts[i], branch) for i, branch in zip(going, branches, strict=True)])
-            for i, branch, values in zip(going, branches, answers, strict=True):
-                chances = log_softmax(values / (temperature or 1.0))
-                child = int(rngs[i].choice(len(chances), p=np.exp(chances)) if temperature else np.argmax(chances))
+            asked = [(prompts[i], tries[i].branch_of(left[i])) for i in going]
+            answers = self._ask(asked)
+            draws = [rngs[i].gumbel(size=len(tries[i].branch_of(left[i]).tokens)) if temperature else 0 for i in going]
+            margins = [_margin(log_softmax(values / scale) + draw) for values, draw in zip(answers, draws, strict=True)]
+            answers = self._again(asked, answers, [margin <= self.engine.noise / scale for margin in margins])
+            for i, (_, branch), values, draw in zip(going, asked, answers, draws, strict=True):
+                chances = log_softmax(values / scale)
+                child = int(np.argmax(chances + draw))
                 left[i] = branch.leaves[child]
                 log_probs[i] += float(chances[child])
         return [Pick(task.pool[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)]
@@ -111,29 +138,39 @@ class Ranker:
                 self.codec.prepare(*task)
         while large := [i for i, task in enumerate(running) if len(task.pool) > self.codec.max_pool]:
             groups = [(i, group) for i in large for group in _dealt(running[i].pool, self.codec.group)]
-            rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature)
+            rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature, _going_on)
             for i in large:
                 orders = [ranking.order() for (owner, _), ranking in zip(groups, rankings, strict=True) if owner == i]
-                kept = _by_turns(order[: max(1, len(order) // 4)] for order in orders)
+                kept = _by_turns(order[: _going_on(order)] for order in orders)
                 going_on = set(kept)
                 lost[i] = [code for code in _by_turns(orders) if code not in going_on] + lost[i]
                 running[i] = running[i]._replace(pool=kept)
         return running, lost
 
-    def _rank(self, tasks: Sequence[Task], temperature: float) -> list[Ranking]:
-        """Rank pools that one prompt holds."""
+    def _rank(
+        self, tasks: Sequence[Task], temperature: float, certain: Callable[[Sequence[str]], int] = lambda _: 0
+    ) -> list[Ranking]:
+        """Rank pools that one prompt holds.
+
+        Args:
+            certain: of a pool, how many of the first ones are to be those of cold answers, in their order.
+        """
         tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in tasks]
-        asked = []
-        for task, trie in zip(tasks, tries, strict=True):
+        asked, owners = [], []
+        for i, (task, trie) in enumerate(zip(tasks, tries, strict=True)):
             if trie.branches:  # else a pool of one: nothing to ask
                 prompt = self._prompt(task, trie)
                 asked += [(prompt, branch) for branch in trie.branches]
-        replies = iter(self._ask(asked))
-        rankings = []
-        for task, trie in zip(tasks, tries, strict=True):
-            answers = [next(replies) for _ in trie.branches]
-            greedy = task.pool[trie.greedy(answers)]
-            rankings.append(Ranking(tuple(task.pool), trie.log_probs(answers, temperature), greedy))
+                owners += [i] * len(trie.branches)
+        answers = self._ask(asked)
+        rankings = _rankings(tasks, tries, answers, temperature)
+        if self.engine.noise:
+            close = [
+                _least_gap(ranking.log_probs, certain(task.pool)) <= self.engine.noise / temperature * trie.gaps
+                for task, trie, ranking in zip(tasks, tries, rankings, strict=True)
+            ]
+            answers = self._again(asked, answers, [close[i] for i in owners])
+            rankings = _rankings(tasks, tries, answers, temperature)
         return rankings
 
     def _prompt(self, task: Task, trie: TokenTrie) -> list[int]:
@@ -147,14 +184,29 @@ class Ranker:
             )
         return prompt
 
-    def _ask(self, branches: Sequence[tuple[list[int], Branch]]) -> list[np.ndarray]:
+    def _again(
+        self, branches: Sequence[tuple[list[int], Branch]], answers: Sequence[np.ndarray], close: Sequence[bool]
+    ) -> list[np.ndarray]:
+        """The answers, but those that are close asked again cold, where the engine is not exact."""
+        settled = list(answers)
+        repeated = [k for k, again in enumerate(close) if again and self.engine.noise]
+        for k, cold in zip(repeated, self._ask([branches[k] for k in repeated], cold=True), strict=True):
+            finite = np.isfinite(answers[k]) & np.isfinite(cold)
+            if finite.any():
+                self.drift = max(self.drift, float(np.ptp(answers[k][finite] - cold[finite])))
+            settled[k] = cold
+        self.repeated += len(repeated)
+        return settled
+
+    def _ask(self, branches: Sequence[tuple[list[int], Branch]], cold: bool = False) -> list[np.ndarray]:
         """For each branch behind its prompt the log-probabilities of its tokens, from one engine call."""
         questions = [
             Question([*prompt, *branch.path], branch.tokens[start : start + MAX_TOKENS])
             for prompt, branch in branches
             for start in range(0, len(branch.tokens), MAX_TOKENS)
         ]
-        replies = iter(self.engine.log_probs(questions) if questions else [])
+        ask = self.engine.log_probs_cold if cold else self.engine.log_probs
+        replies = iter(ask(questions) if questions else [])
         answers = []
         for _, branch in branches:
             values = np.concatenate([next(replies) for _ in range(0, len(branch.tokens), MAX_TOKENS)])
@@ -183,6 +235,37 @@ class Ranker:
                 f"{len(seen)} trials and {len(pool)} candidates of this space make a prompt of {length} tokens;"
                 f" this checkpoint reads {self.engine.max_length}"
             )
+
+
+def _rankings(
+    tasks: Sequence[Task], tries: Sequence[TokenTrie], answers: Sequence[np.ndarray], temperature: float
+) -> list[Ranking]:
+    """What the answers, branch after branch of task after task, say of each pool."""
+    replies, rankings = iter(answers), []
+    for task, trie in zip(tasks, tries, strict=True):
+        own = [next(replies) for _ in trie.branches]
+        greedy = task.pool[trie.greedy(own)]
+        rankings.append(Ranking(tuple(task.pool), trie.log_probs(own, temperature), greedy))
+    return rankings
+
+
+def _margin(values: np.ndarray) -> float:
+    """By how much the largest of at least two values leads."""
+    second, first = np.partition(values, -2)[-2:]
+    return float(first - second)
+
+
+def _least_gap(log_probs: np.ndarray, first: int) -> float:
+    """The least gap between neighbours among the ``first`` largest values and the next one; infinite for none."""
+    ordered = np.sort(log_probs)[::-1][: first + 1]
+    with np.errstate(invalid="ignore"):
+        gaps = np.nan_to_num(-np.diff(ordered), nan=0.0, posinf=np.inf)  # those without any chance are equal
+    return float(gaps.min(initial=np.inf))
+
+
+def _going_on(group: Sequence[str]) -> int:
+    """How many of a tournament's group the next round sees."""
+    return max(1, len(group) // 4)
 
 
 def _dealt(pool: Sequence[str], size: int) -> list[list[str]]:

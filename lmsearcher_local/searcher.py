@@ -112,7 +112,7 @@ class Searcher:
             free = [code for code in (pick.code, *task.pool) if code not in codes]
             codes += free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
             if len(task.pool) > 1 and codes[-1] == pick.code:
-                self.choices.append(Choice(pick.code, tuple(task.pool), math.exp(pick.log_prob)))
+                self.choices.append(Choice(pick.code, tuple(task.pool), float(f"{math.exp(pick.log_prob):.3g}")))
         self._pending.update(dict.fromkeys(codes))
         return codes
 

@@ -135,9 +135,11 @@ class Search:
         study = self._started()
         result = self._found(study)
         self._keep(result, on_trial)
-        runs, tokens = [*study.user_attrs.get(RUNS, [])], _tokens(ranker)
-        if result.evaluated < trials:
+        runs, counts = [*study.user_attrs.get(RUNS, [])], _counts(ranker)
+        begun = result.evaluated < trials
+        if begun:
             run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, "workers": workers}
+            run["noise"] = ranker.engine.noise
             runs.append({**run, **provenance()})
             study.set_user_attr(RUNS, runs)  # now, because a kill may end it
         own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
@@ -202,8 +204,9 @@ class Search:
                     objective.close()  # again: a thread may start now what Ctrl-C found not started
                     ending.join(0.1)
             objective.close()
-            if runs and tokens:
-                runs[-1] |= {name: count - tokens[name] for name, count in _tokens(ranker).items()}
+            if begun:
+                runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
+                runs[-1]["drift"] = ranker.drift
                 with suppress(OSError, StorageInternalError):  # that there is no space has been said
                     study.set_user_attr(RUNS, runs)
 
@@ -321,10 +324,11 @@ def _described(choice: Choice | None) -> dict[str, Any]:
     return {} if choice is None else {RANKING: {"pool": choice.pool, "probability": choice.probability}}
 
 
-def _tokens(ranker: Ranker) -> dict[str, int]:
-    """The engine's counts, where it keeps them."""
+def _counts(ranker: Ranker) -> dict[str, int]:
+    """Questions repeated, and the engine's tokens where it counts them."""
     names = ("prompt_tokens", "computed_tokens")
-    return {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
+    tokens = {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
+    return {"repeated": ranker.repeated, **tokens}
 
 
 def _existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:

@@ -70,6 +70,17 @@ class TokenTrie:
                 total[list(leaves)] += value
         return total
 
+    @property
+    def gaps(self) -> int:
+        """How many times the error of a gap between two tokens the log-probabilities of two leaves may be apart.
+
+        The branch that tells them apart counts once; each branch below it, on the way of either, once more.
+        """
+        depths = np.zeros(self.size, dtype=np.int64)
+        for branch in self.branches:
+            depths[[leaf for group in branch.leaves for leaf in group]] += 1
+        return max(1, 2 * int(depths.max()) - 1)
+
     def branch_of(self, leaves: tuple[int, ...]) -> Branch:
         """The branch that tells these leaves apart: all of them, or several that one token of a branch leads to."""
         return self._branch_of[leaves]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +40,12 @@ class Engine(ABC):
         """
 
     def log_probs_cold(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """The same, but each answer depends on its question alone: no batch, no cache acts on it."""
-        return [answer for question in questions for answer in self.log_probs([question])]
+        """The same, but each answer depends on its question alone: no batch, no cache acts on it.
+
+        Questions of equal prefix that follow each other share their constant, as one question of many tokens.
+        """
+        groups = groupby(questions, key=lambda question: tuple(question.prefix))
+        return [answer for _, group in groups for answer in self.log_probs(list(group))]
 
     def sleep(self) -> None:
         """Let the model's memory leave the card; answers are not to be had until :meth:`wake_up`. Twice is once."""
