@@ -48,6 +48,18 @@ def engines(
         yield vllm, reference, request.param
 
 
+# Before the others, because vLLM holds one checkpoint at a time.
+def test_a_model_that_does_not_load_is_explained(llama_folder: Path, tmp_path: Path) -> None:
+    config = (llama_folder / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"hidden_size": 64', '"hidden_size": 96'))
+    (tmp_path / "model.safetensors").symlink_to(llama_folder / "model.safetensors")
+    (tmp_path / "tokenizer.json").symlink_to(llama_folder / "tokenizer.json")
+    checkpoint: Checkpoint = load_checkpoint(tmp_path)
+    for engine in (VLLMEngine, TransformersEngine):
+        with pytest.raises(EngineError, match="cannot load"):
+            engine(checkpoint)
+
+
 def test_engines_agree_on_the_distribution(engines: tuple[Ranker, Ranker, str]) -> None:
     vllm, reference, name = engines
     batch = tasks(32, 200)
@@ -222,14 +234,3 @@ def test_a_pool_of_one_asks_nothing_and_many_branches_are_split(llama_folder: Pa
     assert one.log_probs.tolist() == [0.0]
     assert np.exp(many.log_probs).sum() == pytest.approx(1)
     assert many.greedy == many.order()[0]
-
-
-def test_a_model_that_does_not_load_is_explained(llama_folder: Path, tmp_path: Path) -> None:
-    config = (llama_folder / "config.json").read_text()
-    (tmp_path / "config.json").write_text(config.replace('"hidden_size": 64', '"hidden_size": 96'))
-    (tmp_path / "model.safetensors").symlink_to(llama_folder / "model.safetensors")
-    (tmp_path / "tokenizer.json").symlink_to(llama_folder / "tokenizer.json")
-    checkpoint: Checkpoint = load_checkpoint(tmp_path)
-    for engine in (VLLMEngine, TransformersEngine):
-        with pytest.raises(EngineError, match="cannot load"):
-            engine(checkpoint)

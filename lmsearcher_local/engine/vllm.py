@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,90 +11,89 @@ from typing import Any
 import numpy as np
 
 from lmsearcher_local.checkpoint import Checkpoint
-from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
+from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.errors import EngineError
 
-# vLLM reads these when it is imported. Only the exact text "1" counts.
-OFFLINE = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs in this process
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
+# vLLM reads these when it is imported or started. Only the exact text "1" counts.
+VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}  # 0: the engine runs in this process
+LOGGING = ("VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_PATH")
+NOISE, NOISE_FLOAT32 = 0.25, 1e-3  # nats: well above what batches and caches were seen to move; float32 on a processor
 
 
 class VLLMEngine(Engine):
-    """A checkpoint loaded in vLLM.
+    """A checkpoint loaded in vLLM. A process holds one at a time.
 
     ``prompt_tokens`` counts the tokens of all prompts so far, ``computed_tokens`` those of them that were not in the
     prefix cache.
 
     Raises:
-        EngineError: vLLM is missing, does not match this machine, or the memory does not suffice.
+        EngineError: vLLM is missing, does not match this machine, another one is open, or the memory does not suffice.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        os.environ.update(OFFLINE)
-        for name in ("VLLM_LOGGING_LEVEL", "TORCH_CPP_LOG_LEVEL"):
-            os.environ.setdefault(name, "ERROR")
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # it warns before it reads its variable
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch, nothing a user can mend
-            self._load(checkpoint)
+    _open: "VLLMEngine | None" = None  # vLLM's groups of processes are global: closing one engine breaks any other
 
-    def _load(self, checkpoint: Checkpoint) -> None:
-        try:
-            import vllm
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise EngineError(
-                f"vLLM cannot be imported ({error}); install the extra that fits this machine:"
-                " lmsearcher-local[cuda] with an NVIDIA GPU, lmsearcher-local[cpu] without"
-            ) from error
-        if current_platform.is_cpu():
-            # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
-            type(current_platform).simple_compile_backend = "eager"
-        self.max_length = checkpoint.context - 1  # the engine adds the token that it samples
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint: Checkpoint = checkpoint
+        if VLLMEngine._open:
+            loaded = VLLMEngine._open._checkpoint.path
+            raise EngineError(f"vLLM holds one checkpoint at a time in a process, now {loaded}; close it first")
+        self._llm: Any = None
+        self._failed = False  # inside a step: vLLM may hold requests that nobody waits for
+        self._slept = False
         self.prompt_tokens = self.computed_tokens = 0
-        try:
-            llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
-            self._llm = llm(
-                model=str(checkpoint.path),
-                skip_tokenizer_init=not (checkpoint.path / "tokenizer.json").exists(),
-                load_format="safetensors",
-                trust_remote_code=False,
-                dtype=checkpoint.dtype,
-                max_model_len=checkpoint.context,
-                kv_cache_memory_bytes=checkpoint.cache_bytes,
-                # Only full blocks are cached; the CPU build's default of 128 tokens would waste most of a prompt.
-                block_size=32 if current_platform.is_cpu() else None,
-                enable_prefix_caching=True,
-                enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            need = (checkpoint.weight_bytes + checkpoint.cache_bytes) / 2**30
-            raise EngineError(
-                f"vLLM cannot load {checkpoint.path} ({reason}); it needs about {need:.1f} GiB of memory, see"
-                " `lmsearcher-local doctor`"
-            ) from error
+        self._start()
 
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Log-probabilities of each question's tokens, in one batch."""
-        from vllm import SamplingParams
+        return self._log_probs(questions)
 
-        params = [
-            SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(tokens), detokenize=False)
-            for _, tokens in questions
-        ]
-        outputs = self.generate([prefix for prefix, _ in questions], params)
-        answers = []
-        for output, (_, tokens) in zip(outputs, questions, strict=True):
-            named = output.outputs[0].logprobs[0]
-            answers.append(np.array([named[token].logprob for token in tokens], dtype=np.float64))
-        return answers
+    def log_probs_cold(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """The same for each question alone, without a look into the prefix cache."""
+        return [answer for question in questions for answer in self._log_probs([question], True)]
+
+    def sleep(self) -> None:
+        """Move the weights to host memory and give up the cache; does nothing while asleep.
+
+        Raises:
+            EngineError: this platform cannot, or the host's memory does not suffice.
+        """
+        import psutil  # comes with vLLM
+
+        if not self.can_sleep:
+            super().sleep()
+        if self.is_asleep:
+            return
+        need, free = self._checkpoint.weight_bytes, psutil.virtual_memory().available
+        if not self._slept and free < need:  # torch keeps the pinned memory of the first time for the next
+            raise EngineError(
+                f"to leave the card the model needs {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+            )
+        self._recover()
+        try:
+            self._llm.sleep(1)
+        except Exception:  # a part of the weights may have left the card: only a new engine is whole
+            self._stop()
+        self._slept = self.is_asleep = True
+
+    def wake_up(self) -> None:
+        """Bring the model back onto the card; does nothing while awake. After a failure it may be called again.
+
+        Raises:
+            EngineError: the card's memory does not suffice.
+        """
+        if not self.is_asleep:
+            return
+        if self._llm is None:
+            self._start()
+        else:
+            try:
+                awake = self._llm.wake_up()
+            except Exception as error:
+                raise EngineError(f"the model does not get back onto the card ({_reason(error)})") from error
+            if not awake:
+                raise EngineError("the model does not get back onto the card whole; free memory there and ask again")
+        self.is_asleep = False
 
     def choose(self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
         """The answer of vLLM's own grammar, greedy: the independent second way to a constrained answer.
@@ -124,20 +124,160 @@ class VLLMEngine(Engine):
 
     def close(self) -> None:
         """Shut the engine down and free its memory."""
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        gc.collect()
+        try:
+            self._stop()
+        finally:
+            VLLMEngine._open = None
 
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
-        """vLLM's own outputs for token prompts, each with its ``SamplingParams``."""
+        """vLLM's own outputs for token prompts, each with its ``SamplingParams``.
+
+        Raises:
+            EngineError: the engine is asleep, a prompt does not fit the model, or vLLM fails.
+        """
         from vllm import TokensPrompt
 
+        if VLLMEngine._open is not self:
+            raise EngineError("the engine is closed")
+        if self.is_asleep:
+            raise EngineError("the model is asleep; wake it up first")
+        for prompt in prompts:
+            self._check(prompt)
+        self._recover()
         inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
+        self._failed = True
+        try:
+            outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
+        except Exception as error:
+            raise EngineError(f"vLLM failed at a question ({_reason(error)})") from error
+        self._failed = False
         self.prompt_tokens += sum(map(len, prompts))
         self.computed_tokens += sum(len(output.prompt_token_ids) - output.num_cached_tokens for output in outputs)
         return outputs
 
     def forget(self) -> None:
         """Empty the prefix cache."""
+        self._recover()
         self._llm.reset_prefix_cache()
+
+    def _log_probs(self, questions: Sequence[Question], cold: bool = False) -> list[np.ndarray]:
+        from vllm import SamplingParams
+
+        for _, tokens in questions:
+            if not 0 < len(tokens) <= MAX_TOKENS or min(tokens) < 0 or max(tokens) >= self._checkpoint.vocabulary:
+                raise EngineError(f"a question names 1 to {MAX_TOKENS} of {self._checkpoint.vocabulary:,} token ids")
+        params = [
+            SamplingParams(
+                max_tokens=1,
+                temperature=0,
+                logprob_token_ids=list(tokens),
+                detokenize=False,
+                skip_reading_prefix_cache=cold,
+            )
+            for _, tokens in questions
+        ]
+        outputs = self.generate([prefix for prefix, _ in questions], params)
+        answers = []
+        for output, (_, tokens) in zip(outputs, questions, strict=True):
+            named = output.outputs[0].logprobs[0]
+            answers.append(np.array([named[token].logprob for token in tokens], dtype=np.float64))
+        return answers
+
+    def _check(self, prompt: Sequence[int]) -> None:
+        """vLLM checks token ids only beside a tokenizer; on a GPU one out of range ends the process's use of it."""
+        if not 0 < len(prompt) <= self.max_length:
+            raise EngineError(f"a prompt has {len(prompt):,} tokens; this engine reads 1 to {self.max_length:,}")
+        if min(prompt) < 0 or max(prompt) >= self._checkpoint.vocabulary:
+            raise EngineError(f"a prompt holds a token id that is none of the model's {self._checkpoint.vocabulary:,}")
+
+    def _recover(self) -> None:
+        """After a failure inside a step: drop what is left of its questions, or start anew.
+
+        Blocks of the prefix cache are known by their content before they are computed, so all of them are forgotten.
+        """
+        if not self._failed:
+            return
+        try:
+            engine = self._llm.llm_engine
+            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+            whole = self._llm.reset_prefix_cache() and not engine.has_unfinished_requests()
+            if whole:  # a question of one token, whose own block is never full
+                from vllm import SamplingParams, TokensPrompt
+
+                params = SamplingParams(max_tokens=1, detokenize=False)
+                self._llm.generate([TokensPrompt(prompt_token_ids=[0])], params, use_tqdm=False)
+        except Exception:
+            whole = False
+        if not whole:
+            self._stop()
+            self._start()
+        self._failed = False
+
+    def _start(self) -> None:
+        asked = any(name in os.environ for name in LOGGING)  # then as the user wants it
+        quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "0"} if not asked else {}
+        quiet |= {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+        with preserved_host(VARIABLES | quiet):
+            warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch, nothing a user can mend
+            level = os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
+            try:
+                logging.getLogger("vllm").setLevel(level)  # it warns before it reads its variable
+            except ValueError as error:
+                raise EngineError(f"VLLM_LOGGING_LEVEL is a level such as INFO or ERROR, not {level!r}") from error
+            self._load()
+        VLLMEngine._open = self
+
+    def _load(self) -> None:
+        checkpoint = self._checkpoint
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise EngineError(
+                f"vLLM cannot be imported ({error}); install the extra that fits this machine:"
+                " lmsearcher-local[cuda] with an NVIDIA GPU, lmsearcher-local[cpu] without"
+            ) from error
+        if current_platform.is_cpu() and hasattr(type(current_platform), "simple_compile_backend"):
+            # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
+            type(current_platform).simple_compile_backend = "eager"
+        self.max_length = checkpoint.context - 1  # the engine adds the token that it samples
+        self.can_sleep = current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available()
+        try:
+            llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
+            self._llm = llm(
+                model=str(checkpoint.path),
+                skip_tokenizer_init=not (checkpoint.path / "tokenizer.json").exists(),
+                load_format="safetensors",
+                trust_remote_code=False,
+                dtype=checkpoint.dtype,
+                max_model_len=checkpoint.context,
+                kv_cache_memory_bytes=checkpoint.cache_bytes,
+                # Only full blocks are cached; the CPU build's default of 128 tokens would waste most of a prompt.
+                block_size=32 if current_platform.is_cpu() else 16,
+                enable_prefix_caching=True,
+                enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
+                enable_sleep_mode=self.can_sleep,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+            )
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what was loaded
+            vllm.distributed.cleanup_dist_env_and_memory()
+            need = (checkpoint.weight_bytes + checkpoint.cache_bytes) / 2**30
+            raise EngineError(
+                f"vLLM cannot load {checkpoint.path} ({_reason(error)}); it needs about {need:.1f} GiB of memory, see"
+                " `lmsearcher-local doctor`"
+            ) from error
+        exact = current_platform.is_cpu() and "float32" in str(self._llm.llm_engine.model_config.dtype)
+        self.noise = NOISE_FLOAT32 if exact else NOISE
+
+    def _stop(self) -> None:
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            gc.collect()
+
+
+def _reason(error: Exception) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
