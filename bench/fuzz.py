@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 import torch
-import yaml
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 from safetensors.numpy import save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -149,8 +149,8 @@ def _other_value(content: bytes, rng: random.Random) -> bytes:
             continue
         return (len(new).to_bytes(8, "little") if head and head == content[:8] else head) + new + tail
     try:
-        return yaml.safe_dump(_changed(yaml.safe_load(content), rng)).encode()
-    except Exception:  # PyYAML raises many kinds
+        return _yaml(_changed(YAML(typ="safe", pure=True).load(content), rng))
+    except Exception:  # the library raises many kinds
         return _other_bytes(content, rng)
 
 
@@ -201,7 +201,7 @@ def readers() -> dict[str, Reader]:
     columns = 'name,rank,lr,on,value\r\na,4,0.1,True,1.5\r\n"b, c",8,1e-3,true,-2e-300\r\n,16,.1,false,3\r\n'
     folder = _checkpoint()
     found = {
-        "space, YAML": Reader("s.yaml", (yaml.safe_dump(SPACE.describe()).encode(), b"[5, 5, 12]"), SearchSpace.load),
+        "space, YAML": Reader("s.yaml", (_yaml(SPACE.describe()), b"[5, 5, 12]"), SearchSpace.load),
         "space, JSON": Reader("s.json", (_json(SPACE.describe()), b"[5, 5, 12]"), SearchSpace.load),
         "space, ConfigSpace": Reader("s.json", (_json(CONFIGSPACE),), SearchSpace.load),
         "history, JSON": Reader("h.json", (_json(upstream), _json(listed)), _history),
@@ -239,6 +239,12 @@ CONFIGSPACE = {
     "conditions": [],
     "forbiddens": [],
 }
+
+
+def _yaml(content: object) -> bytes:
+    stream = io.BytesIO()
+    YAML(typ="safe", pure=True).dump(content, stream)
+    return stream.getvalue()
 
 
 def _json(content: object) -> bytes:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import atheris
 
 with atheris.instrument_imports(
-    include=["lmsearcher_local", "yaml", "json", "optuna.storages.journal", "optuna.trial"]
+    include=["lmsearcher_local", "ruamel.yaml", "json", "optuna.storages.journal", "optuna.trial"]
 ):
     from bench import fuzz
 

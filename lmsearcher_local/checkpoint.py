@@ -4,7 +4,6 @@ Nothing is downloaded, unpickled or run: hub names, pickled weights and remote c
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import CheckpointError, brief
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
@@ -186,7 +186,7 @@ def tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length).decode())
     metadata = header.pop("__metadata__", {})
     found = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -239,7 +239,7 @@ def _profile(folder: Path) -> Profile:
 
 def read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -4,8 +4,10 @@ Only click is imported up here: ``--help`` must answer at once.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.errors import LMSearcherError, SpaceWarning
 
 if TYPE_CHECKING:
     from lmsearcher_local.objectives.base import Objective
@@ -56,7 +58,9 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+            with warnings.catch_warnings():
+                warnings.showwarning = partial(_show_warning, warnings.showwarning)
+                status = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             status = 0
@@ -68,6 +72,14 @@ class Commands(click.Group):
             click.echo(f"Error: {' '.join(message.split())}", err=True)
             status = 2
         sys.exit(status)
+
+
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *args: Any) -> None:
+    """Our own warnings are one line without a place in the code."""
+    if issubclass(category, SpaceWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        others(message, category, *args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,6 +17,10 @@ class SpaceError(LMSearcherError, ValueError):
     """A search space, an NCode or a configuration that is malformed or does not belong to the space."""
 
 
+class SpaceWarning(UserWarning):
+    """A search space that can be read, but may not mean what its author thinks."""
+
+
 class SpaceExhausted(LMSearcherError, RuntimeError):
     """Every valid configuration of the space has been evaluated or is being evaluated."""
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
 from lmsearcher_local.space import Option, SearchSpace
 
@@ -163,7 +164,7 @@ def _numeric(options: Sequence[Option], cell: str) -> int:
 
 def _json_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
     try:
-        trials = json.loads(text)
+        trials = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise HistoryError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):

@@ -5,24 +5,29 @@ A parameter with more than ten options takes a fixed number of decimal digits, s
 the same length and is read in one way only.
 """
 
-import json
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import yaml
 
 from lmsearcher_local.configspace import configspace_options, is_configspace
-from lmsearcher_local.errors import SpaceError, brief
+from lmsearcher_local.documents import parse_json, parse_yaml
+from lmsearcher_local.errors import SpaceError, SpaceWarning, brief
 
 Option: TypeAlias = str | int | float | bool | None
 Configuration: TypeAlias = dict[str, Option]
+Typed: TypeAlias = tuple[str, Any]  # an option and its kind
+
+KINDS = {"bool": bool, "int": int, "float": float, "text": str, "null": type(None)}  # a boolean is an int, too
+NUMBERS = {"int": "float", "float": "int"}  # each kind of number, and the other
 
 OPTIONS, DIGITS = 100_000, 1000  # that a space has at most: options in all, digits of a code
-FILE_BYTES, NESTED = 1 << 18, 20  # that a space file has at most: bytes, brackets within each other
+FILE_BYTES = 1 << 18  # that a space file has at most
 ENUMERABLE = 1_000_000  # spaces up to this size may be listed code by code when random draws find nothing new
 
 
@@ -31,8 +36,10 @@ class SearchSpace:
 
     Args:
         parameters: either option counts per position, as upstream writes a space (``[5] * 6``), or a mapping from
-            parameter name to its list of options (text, numbers, booleans or null).
-        valid: optional predicate on a configuration; codes for which it returns a false value are not in the space.
+            parameter name to its list of options (text, numbers, booleans or null). Options of different types
+            differ: ``1``, ``1.0`` and ``True`` are three.
+        valid: optional predicate on a configuration, which is a new dictionary each time; codes for which it returns
+            a false value are not in the space. Equal configurations must get equal answers.
 
     Raises:
         SpaceError: no position, an empty position, options that are repeated or not in a fixed order, or a
@@ -70,29 +77,36 @@ class SearchSpace:
         """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options, or from a
         ConfigSpace's JSON.
 
+        YAML is that of version 1.2: ``1e-4`` is a number, ``yes`` is text. Where text looks like a number
+        (``'0.1'``, ``1_000``) a ``SpaceWarning`` says so.
+
         Raises:
-            SpaceError: the file is missing, is not YAML or JSON, or does not describe a discrete space.
+            SpaceError: the file is missing, is not YAML or JSON, has a key twice, or describes no discrete space.
         """
         path = Path(path)
+        kind, parse = ("JSON", _json) if path.suffix == ".json" else ("YAML", parse_yaml)
         try:
             with path.open("rb") as stream:
-                text = stream.read(FILE_BYTES + 1).decode("utf-8")
-            if len(text) > FILE_BYTES:
+                content = stream.read(FILE_BYTES + 1)
+            if len(content) > FILE_BYTES:
                 raise SpaceError(f"{path} is no space file: it is longer than {FILE_BYTES:,} bytes")
-            parameters = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+            parameters = parse(content.decode("utf-8-sig"))
         except OSError as error:
             raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from error
         except SpaceError:
             raise
-        except Exception as error:  # of a wrong value PyYAML also raises IndexError, KeyError and AttributeError
-            kind = "JSON" if path.suffix == ".json" else "YAML"
-            raise SpaceError(f"{path} is not valid {kind}: {_line(error)}") from error
+        except (ValueError, RecursionError) as error:
+            raise SpaceError(f"{path} is not valid {kind}: {error}") from error
         if not isinstance(parameters, (dict, list)):
             raise SpaceError(f"{path} must hold a list of option counts or a mapping from parameter name to options")
         try:
-            return cls(configspace_options(parameters) if is_configspace(parameters) else parameters)
+            space = cls(configspace_options(parameters) if is_configspace(parameters) else parameters)
         except SpaceError as error:
             raise SpaceError(f"{path}: {error}") from error
+        for name, options in space.describe().items():
+            if text := next((option for option in options if _looks_like_a_number(option)), None):
+                warnings.warn(f"{path}: {name} offers {text!r} as text, not as a number", SpaceWarning, 2)
+        return space
 
     def __repr__(self) -> str:
         return f"SearchSpace({len(self.sizes)} parameters, {self.size} configurations)"
@@ -100,10 +114,22 @@ class SearchSpace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SearchSpace):
             return NotImplemented
-        return self.describe() == other.describe() and self.valid is other.valid
+        if self is other:
+            return True
+        alike = hash(self) == hash(other) and self.names == other.names and self.valid is other.valid
+        return alike and self._places == other._places
 
     def __hash__(self) -> int:
-        return hash((self.names, self.options))
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.names, *map(tuple, self._places)))
+
+    @cached_property
+    def _places(self) -> list[dict[Typed, int]]:
+        """The index of each option, by position."""
+        return [{typed(option): i for i, option in enumerate(options)} for options in self.options]
 
     def describe(self) -> dict[str, list[Option]]:
         """The mapping name -> options, as ``SearchSpace`` takes it and as JSON holds it."""
@@ -145,11 +171,14 @@ class SearchSpace:
             got = ", ".join(map(str, configuration))
             raise SpaceError(f"a configuration names exactly {', '.join(self.names)}; got {got}")
         indices = []
-        for name, options in zip(self.names, self.options, strict=True):
-            value = configuration[name]
-            if value not in options:
+        for name, options, places in zip(self.names, self.options, self._places, strict=True):
+            kind, value = typed(configuration[name])
+            index = places.get((kind, value)) if kind else None
+            if index is None and kind in NUMBERS:  # 1.0 means the option 1 where there is no 1.0
+                index = places.get((NUMBERS[kind], value))
+            if index is None:
                 raise SpaceError(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
-            indices.append(options.index(value))
+            indices.append(index)
         code = self.code(indices)
         self.decode(code)
         return code
@@ -160,8 +189,9 @@ class SearchSpace:
         Raises:
             SpaceError: the code is not of this space or the validity predicate refuses it.
         """
-        configuration = self._configuration(self.indices(code))
-        if not self._accepts(configuration):
+        indices = self.indices(code)
+        configuration = self._configuration(indices)
+        if not self._accepts(indices):
             raise SpaceError(f"{code!r} names a configuration that the validity predicate refuses: {configuration}")
         return configuration
 
@@ -206,7 +236,7 @@ class SearchSpace:
         for _ in range(10):
             rows = rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes)))
             for row, code in zip(rows, self.codes(rows), strict=True):
-                if code not in taken and self._accepts_indices(row):
+                if code not in taken and self._accepts(row):
                     taken.add(code)
                     found.append(code)
                     if len(found) == n:
@@ -222,7 +252,7 @@ class SearchSpace:
     def enumerate(self) -> Iterator[str]:
         """Every valid code, in lexicographic order."""
         for indices in product(*map(range, self.sizes)):
-            if self._accepts_indices(indices):
+            if self._accepts(indices):
                 yield self.code(indices)
 
     def neighbours(self, code: str) -> list[str]:
@@ -234,7 +264,7 @@ class SearchSpace:
             for index, text in enumerate(digits):
                 if index == origin[position]:
                     continue
-                if self.valid is None or self._accepts_indices((*origin[:position], index, *origin[position + 1 :])):
+                if self.valid is None or self._accepts((*origin[:position], index, *origin[position + 1 :])):
                     found.append(code[:start] + text + code[end:])
             start = end
         return found
@@ -242,17 +272,22 @@ class SearchSpace:
     def _configuration(self, indices: Sequence[int]) -> Configuration:
         return {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
 
-    def _accepts_indices(self, indices: Sequence[int]) -> bool:
-        return self.valid is None or self._accepts(self._configuration(indices))
-
-    def _accepts(self, configuration: Configuration) -> bool:
+    def _accepts(self, indices: Sequence[int]) -> bool:
         if self.valid is None:
             return True
         try:
-            return bool(self.valid(configuration))
+            return bool(self.valid(self._configuration(indices)))
         except Exception as error:
-            name = type(error).__name__
+            name, configuration = type(error).__name__, self._configuration(indices)
             raise SpaceError(f"the validity predicate raised {name} on {configuration}: {error}") from error
+
+
+def typed(option: object) -> Typed:
+    """An option and its kind, such that options of different types differ; no kind where it is no option."""
+    if isinstance(option, np.generic):
+        option = option.item()
+    kind = next((kind for kind, types in KINDS.items() if isinstance(option, types)), "")
+    return kind, option
 
 
 def _sequence(value: object) -> Sequence[Any]:
@@ -287,13 +322,13 @@ def _checked_options(name: object, options: object) -> tuple[Option, ...]:
     if not options:
         raise SpaceError(f"{name} has no options; at least one is needed")
     _check_size([len(options)])
-    known: set[Option] = set()
+    known: set[Typed] = set()
     for option in options:
         if not isinstance(option, (str, int, float, bool, type(None))) or option != option or not _written(option):
             raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {brief(option)}")
-        if option in known:
+        if typed(option) in known:
             raise SpaceError(f"{name} lists the option {brief(option)} twice")
-        known.add(option)
+        known.add(typed(option))
     return tuple(options)
 
 
@@ -304,19 +339,12 @@ def _written(option: Option) -> bool:
     return not isinstance(option, int) or abs(option) < 10**300
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without what makes a short file take long: merge keys, and brackets within brackets within brackets."""
-
-    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
-        if self.flow_level == NESTED:
-            raise yaml.YAMLError("it is nested too deeply")
-        super().fetch_flow_collection_start(TokenClass)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
+def _looks_like_a_number(option: Option) -> bool:
+    try:
+        return isinstance(option, str) and math.isfinite(float(option))
+    except ValueError:
+        return False
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _json(text: str) -> Any:
+    return parse_json(text, infinite=False)

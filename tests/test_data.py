@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
 from lmsearcher_local.cli import main
@@ -145,7 +145,7 @@ def test_the_folder_is_complete_and_the_same_again(tmp_path: Path, build: Build)
     assert files == {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
     assert set(files) == {DATA, "dataset_info.json", "llama3_full_sft.yaml", "ds_z2_config.json"}
     assert [set(json.loads(line)) for line in files[DATA].splitlines()] == [{"prompt", "response"}] * 5
-    info, settings = json.loads(files["dataset_info.json"]), yaml.safe_load(files["llama3_full_sft.yaml"])
+    info, settings = json.loads(files["dataset_info.json"]), YAML(typ="safe").load(files["llama3_full_sft.yaml"])
     assert info[settings["dataset"]]["file_name"] == DATA
     assert settings["deepspeed"] == "ds_z2_config.json"
     assert json.loads(files["ds_z2_config.json"])["zero_optimization"]["stage"] == 2

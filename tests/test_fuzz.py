@@ -52,6 +52,7 @@ def test_any_bytes_are_read_or_refused_in_a_sentence(name: str, tmp_path: Path) 
 TOKENIZER = json.loads(READERS["checkpoint, tokenizer.json"].valid[0])
 CONFIG = json.loads(READERS["checkpoint, config.json"].valid[0])
 RANGE = {"name": "n", "type": "uniform_int", "lower": 0, "upper": 4}
+INFINITE = configspace({**RANGE, "upper": "?"}).replace(b'"?"', b"1e999")
 FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled over
     ("space, YAML", b"[2000000000]", "at most 100,000 options"),
     ("space, YAML", b"- " * 5 + b"0x" + b"f" * 5000, "whole number of at least 1"),
@@ -71,10 +72,11 @@ FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled 
     ("space, JSON", b'{"\\ud800": [1]}', "a parameter name is text"),
     ("space, JSON", b'{"a\\nb": 1}', "a b: options are a list"),
     ("space, ConfigSpace", configspace({**RANGE, "upper": 4.5}), "n: the type uniform_int is not written like this"),
-    ("space, ConfigSpace", configspace({**RANGE, "upper": math.inf}), "n: the type uniform_int is not written like"),
+    ("space, ConfigSpace", INFINITE, "n: the type uniform_int is not written like"),
     ("space, ConfigSpace", configspace({**RANGE, "upper": 10**400}), "n: the type uniform_int is not written like"),
     ("space, ConfigSpace", configspace({"name": "n", "type": "ordinal", "sequence": "sml"}), "options are a list"),
     ("space, ConfigSpace", configspace(RANGE, RANGE), "a name of its own"),
+    ("history, JSON", b'[{"code": "0000", "value": 1, "value": 2}]', "is not valid JSON: the key 'value' stands twice"),
     ("history, JSON", b'[{"code": "0000", "value": ' + b"9" * 400 + b"}]", "item 1: the value is 999"),
     ("history, CSV", b"a" * 140_000 + b",1", "is no CSV: field larger than field limit"),
     ("pool", b"a" * 140_000, "is no CSV: field larger than field limit"),
@@ -86,6 +88,7 @@ FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled 
     ("checkpoint, config.json", changed(CONFIG, architectures=5), "no causal language model: architectures is 5"),
     ("checkpoint, config.json", changed(CONFIG, vocab_size=math.inf), "lacks a usable"),
     ("checkpoint, config.json", changed(CONFIG, max_position_embeddings=-1), "sizes that no model has"),
+    ("checkpoint, lmsearcher.json", b'{"codec": "text", "codec": "compact"}', "the key 'codec' stands twice"),
     ("checkpoint, lmsearcher.json", b'{"score_digits": 4.0}', "score_digits is one of 1, 2, 3, 4, 5, 6, 7, 8, not 4.0"),
     ("trim, generation_config.json", b'{"eos_token_id": {}}', "is not written like Llama 3's"),
     ("trim, tokenizer_config.json", b'{"pad_token": {}}', "is not written like Llama 3's"),

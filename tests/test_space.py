@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsearcher_local.errors import SpaceError
+from lmsearcher_local.cli import main
+from lmsearcher_local.errors import SpaceError, SpaceWarning
+from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import process
 
 SIZES = st.lists(st.integers(1, 150), min_size=1, max_size=12)
 
@@ -79,7 +83,8 @@ def test_neighbours_differ_in_one_position() -> None:
         (lambda: SearchSpace("55"), "not str"),  # type: ignore[arg-type]
         (lambda: SearchSpace({"op": []}), "op has no options"),
         (lambda: SearchSpace({"op": ["a", "b", "a"]}), "'a' twice"),
-        (lambda: SearchSpace({"op": [1, True]}), "True twice"),
+        (lambda: SearchSpace({"op": [1, True, True]}), "True twice"),
+        (lambda: SearchSpace({"op": [0.0, -0.0]}), "-0.0 twice"),
         (lambda: SearchSpace({"op": {"a", "b"}}), "a set has none"),  # type: ignore[dict-item]
         (lambda: SearchSpace({"op": "ab"}), "options are a list"),
         (lambda: SearchSpace({"op": [[1]]}), "text, a number"),  # type: ignore[list-item]
@@ -106,6 +111,13 @@ def test_what_is_no_space_or_code_is_refused_in_words(make: Callable[[], Any], w
         ("space.yaml", "7", "must hold a list"),
         ("space.yaml", "rank: [4, 4]", "twice"),
         ("space.json", "[" * 100_000, "not valid JSON"),
+        ("space.yaml", "a: [1]\nb: [1]\na: [2]", "line 3: the key 'a' stands twice"),
+        ("space.yaml", "rank: {a: 1, a: 2}", "line 1: the key 'a' stands twice"),
+        ("space.json", '{"a": [1], "b": [1], "a": [2]}', "the key 'a' stands twice"),
+        ("space.json", '{"a": [1, NaN]}', "JSON has no NaN"),
+        ("space.json", '{"a": [1, -Infinity]}', "JSON has no -Infinity"),
+        ("space.yaml", "- " * 2000, "nested too deeply"),
+        ("space.yaml", "a: !!python/object/apply:os.getcwd []", "line 1: could not determine a constructor"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -127,6 +139,73 @@ def test_files_and_mappings_describe_the_same_space(tmp_path: Path) -> None:
     assert spaces[0].describe() == named
     with pytest.raises(SpaceError, match="cannot read"):
         SearchSpace.load(tmp_path / "none.yaml")
+
+
+def test_yaml_is_that_of_version_1_2(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_bytes(
+        b"\xef\xbb\xbflr: [1e-4, 3e-4, 1E+3, .5, 2., .inf]\nbias: [yes, no, on, True, null]\n"
+        b"n: [010, 0o10, 0x1F, -7]\nwhen: [1:30, 2001-01-01, 0b11]\n"
+    )
+    space = SearchSpace.load(tmp_path / "space.yaml")
+    wanted = {
+        "lr": [1e-4, 3e-4, 1e3, 0.5, 2.0, float("inf")],
+        "bias": ["yes", "no", "on", True, None],
+        "n": [10, 8, 31, -7],
+        "when": ["1:30", "2001-01-01", "0b11"],
+    }
+    assert space == SearchSpace(wanted)
+    (tmp_path / "space.json").write_bytes(b'\xef\xbb\xbf{"a": [1, 2.0]}')
+    assert SearchSpace.load(tmp_path / "space.json") == SearchSpace({"a": [1, 2.0]})
+
+
+@pytest.mark.parametrize(("name", "text"), [("s.yaml", "lr: [0.1, '1e-4']"), ("s.json", '{"lr": [0.1, "1e-4"]}')])
+def test_text_that_looks_like_a_number_is_mentioned(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.warns(SpaceWarning, match=rf"{name}: lr offers '1e-4' as text, not as a number"):
+        SearchSpace.load(tmp_path / name)
+    result = CliRunner().invoke(main, ["search", str(tmp_path / name), "--command", "echo 1", "--checkpoint", "none"])
+    assert result.stderr.count("\n") == 2  # the warning, and the error that there is no such checkpoint
+    assert result.stderr.startswith(f"Warning: {tmp_path / name}: lr offers '1e-4' as text, not as a number")
+
+
+@pytest.mark.parametrize("options", [[1, 1.0, "1", True], [True, False, 1, 0], [0, 0.0, False, None, ""]])
+def test_options_of_different_types_differ(options: list[Any]) -> None:
+    space = SearchSpace({"a": options})
+    for i, option in enumerate(options):
+        assert space.encode({"a": option}) == str(i)
+        assert space.decode(str(i))["a"] is option
+    assert SearchSpace({"a": options}) == space
+    assert hash(SearchSpace({"a": options})) == hash(space)
+    assert SearchSpace({"a": [*options[1:], options[0]]}) != space
+
+
+def test_equal_values_of_another_type_are_other_spaces_and_no_options() -> None:
+    numbers, mixed = SearchSpace({"a": [0, 1, 2]}), SearchSpace({"a": [False, True, 2]})
+    assert numbers != mixed
+    assert numbers != SearchSpace({"a": [0.0, 1.0, 2.0]})
+    assert numbers.encode({"a": 1.0}) == numbers.encode({"a": np.int64(1)}) == "1"  # a number is a number
+    assert SearchSpace({"a": [0.5, 1.0]}).encode({"a": 1}) == "1"
+    for space, value in ((numbers, True), (mixed, 1), (mixed, np.float64(1)), (numbers, [1]), (numbers, float("nan"))):
+        with pytest.raises(SpaceError, match="a has no option"):
+            space.encode({"a": value})  # type: ignore[dict-item]
+    histories = [History(("0", "1"), (1.0, 2.0)) for _ in range(2)]
+    assert process(numbers, histories[0]) is not process(mixed, histories[1])
+
+
+def test_a_predicate_that_changes_its_argument_changes_nothing() -> None:
+    def valid(configuration: dict[str, Any]) -> bool:
+        fine = configuration.pop("p0") != 2
+        configuration["p1"] = configuration["new"] = 9
+        return fine
+
+    space, same = SearchSpace([3, 4, 2], valid), SearchSpace([3, 4, 2], lambda configuration: configuration["p0"] != 2)
+    assert space.decode("131") == {"p0": 1, "p1": 3, "p2": 1}
+    assert space.encode({"p0": 1, "p1": 3, "p2": 1}) == "131"
+    assert list(space.enumerate()) == list(same.enumerate())
+    assert space.neighbours("131") == same.neighbours("131")
+    assert space.sample(np.random.default_rng(0), 16) == same.sample(np.random.default_rng(0), 16)
+    with pytest.raises(SpaceError, match=r"refuses: \{'p0': 2, 'p1': 3, 'p2': 1\}"):
+        space.decode("231")
 
 
 @given(SIZES, st.integers(0, 2**32))
