@@ -9,7 +9,6 @@ import numpy as np
 RANKING = "ranking"  # trial user attribute: the pool that the model was shown, and the probability of its pick
 BIN = 8  # picks of like probability that one share is taken over, at least
 BINS = 5  # at most
-Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,12 @@ def against_pools(choices: Sequence[Choice], scores: Mapping[str, float]) -> lis
 
 def _bin(rows: np.ndarray) -> Bin:
     """Wilson's interval: it does not leave 0 to 1, and it is not empty where all picks are alike."""
-    n = len(rows)
+    from scipy.stats import binomtest
+
     stated, best, guess = rows.mean(axis=0).tolist()
-    centre = (best + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * (best * (1 - best) / n + Z * Z / (4 * n * n)) ** 0.5
-    return Bin(n, stated, best, max(0.0, centre - half), min(1.0, centre + half), guess)
+    interval = binomtest(int(rows[:, 1].sum()), len(rows)).proportion_ci(method="wilson")
+    # Where all picks are alike the share is an end of its interval, but for rounding.
+    return Bin(len(rows), stated, best, min(float(interval.low), best), max(float(interval.high), best), guess)
 
 
 def against_trials(choices: Sequence[Choice], scores: Mapping[str, float]) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,15 +59,11 @@ def page_of(source: str) -> str:
     from lmsearcher_local.errors import LMSearcherError, StudyError
     from lmsearcher_local.stored import stored_study
 
-    study = stored_study(source)
+    study, place = stored_study(source), Path(source)
     try:
-        return page(study, Path(source).resolve().name if Path(source).is_dir() else source.rpartition("#")[2])
-    except LMSearcherError as error:
+        return page(study, place.resolve().name if place.exists() else study.study_name)
+    except LMSearcherError as error:  # all else is a fault of ours, and not the study's
         raise StudyError(f"{source}: {error}") from error
-    except Exception as error:  # whatever follows from attributes that another hand wrote
-        raise StudyError(
-            f"{source} holds what no search of this package wrote ({type(error).__name__}: {error})"
-        ) from error
 
 
 def page(study: "optuna.Study", name: str) -> str:
@@ -92,11 +89,10 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     from lmsearcher_local.calibration import against_pools, against_trials
     from lmsearcher_local.plot import draw_calibration, draw_importance, draw_search
     from lmsearcher_local.presets.registry import preset_of
-    from lmsearcher_local.results import PLAN, result_of
-    from lmsearcher_local.study import RUNS
+    from lmsearcher_local.schema import plan_of, runs_of, searched
 
-    result = result_of(study)
-    plan = study.user_attrs[PLAN]
+    plan, runs = plan_of(study), runs_of(study)
+    result = searched(study)
     table = _table(plan["objective"])
     known = preset_of(result.space)
     sign = 1 if result.direction == "maximize" else -1
@@ -104,7 +100,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     picked = choices(study, result)
     everything = {code: sign * value for code, value in table.values.items()} if table else scores
     bins, points = against_pools(picked, everything), against_trials(picked, scores)
-    shares = importance(study)
+    shares = importance(result)
     label = table.metric if table else "value"
     drawing = known.draw(result.space.decode(result.best[0])) if known and result.best else None
     optimum = table.optimum[1] if table else None
@@ -126,7 +122,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "relation": relation(points),
         "calibration": _embedded(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,
-        "runs": study.user_attrs.get(RUNS, []),
+        "runs": runs,
         "times": times(study),
     }
 
@@ -155,16 +151,21 @@ def aligned(values: Sequence[float]) -> list[str]:
     return [f"{value:.{decimals}f}" for value in values]
 
 
-def importance(study: "optuna.Study") -> dict[str, float]:
+def importance(result: "Result") -> dict[str, float]:
     """What share of reaching the best tenth of the trials each parameter has (PED-ANOVA), largest first.
 
     Nothing where there are too few trials, or where all parameters matter as little.
     """
     import optuna
-    from optuna.trial import TrialState
+    from optuna.trial import create_trial
 
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEW:
+    from lmsearcher_local.optuna import distributions
+
+    told, kinds = [trial for trial in result.trials if trial.value is not None], distributions(result.space)
+    if len(told) < FEW:
         return {}
+    study = optuna.create_study(direction=result.direction)  # in memory: the search's trials alone
+    study.add_trials([create_trial(params=t.configuration, distributions=kinds, value=t.value) for t in told])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that all are equal, which is then not shown
         shares: dict[str, float] = optuna.importance.get_param_importances(study)
@@ -173,15 +174,11 @@ def importance(study: "optuna.Study") -> dict[str, float]:
 
 def choices(study: "optuna.Study", result: "Result") -> "list[Choice]":
     """The picks of which the storage says out of what pool they were taken, and with what probability."""
-    from lmsearcher_local.calibration import RANKING, Choice
     from lmsearcher_local.optuna import KILLED
+    from lmsearcher_local.schema import choice_of
 
-    found = []
-    for trial in study.get_trials(deepcopy=False):
-        ranking = trial.user_attrs.get(RANKING)
-        if ranking and trial.state.is_finished() and KILLED not in trial.user_attrs:
-            found.append(Choice(result.space.encode(trial.params), tuple(ranking["pool"]), ranking["probability"]))
-    return found
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and KILLED not in t.user_attrs]
+    return [choice for trial in ended if (choice := choice_of(trial, result.space))]
 
 
 def relation(points: Sequence[tuple[float, float]]) -> float | None:
@@ -225,8 +222,8 @@ def times(study: "optuna.Study") -> dict[str, Any] | None:
         return None
     seconds = [(end - start).total_seconds() for start, end in ran]
     return {
-        "first": min(start for start, _ in ran).strftime("%Y-%m-%d %H:%M"),
-        "last": max(end for _, end in ran).strftime("%Y-%m-%d %H:%M"),
+        "first": _utc(min(start for start, _ in ran)),
+        "last": _utc(max(end for _, end in ran)),
         "median": statistics.median(seconds),
     }
 
@@ -252,6 +249,11 @@ def _embedded(figure: "Figure") -> str:
     with rc_context({"svg.hashsalt": "lmsearcher-local"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue().encode()).decode()
+
+
+def _utc(moment: datetime) -> str:
+    """Optuna's times are of this machine's zone and do not say so."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _number(value: float) -> str:

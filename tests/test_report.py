@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,11 +15,11 @@ from click.testing import CliRunner
 from optuna.importance import get_param_importances
 from scripted import scripted_ranker
 
-from lmsearcher_local.calibration import Choice, against_pools, against_trials
+from lmsearcher_local.calibration import Choice, _bin, against_pools, against_trials
 from lmsearcher_local.cli import main
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.presets.registry import preset
-from lmsearcher_local.report import aligned, facts, page
+from lmsearcher_local.report import aligned, facts, page, times
 from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace
@@ -219,6 +220,93 @@ def test_calibration_counts_what_is_known() -> None:
     assert sum(bin.picks * bin.best for bin in bins) == pytest.approx(sum(i % 3 > 0 for i in range(40)))
     assert all(bin.low <= bin.best <= bin.high for bin in bins)
     assert [bin.stated for bin in bins] == sorted(bin.stated for bin in bins)
+
+
+@pytest.mark.parametrize("won", [False, True])
+def test_an_interval_holds_its_share_however_many_picks_are_alike(won: bool) -> None:
+    from lmsearcher_local.plot import draw_calibration
+
+    code = "b" if won else "a"
+    found = []
+    for size in range(1, 201):
+        [only] = [_bin(np.array([[0.5, float(won), 0.5]] * size))]
+        assert 0 <= only.low <= only.best == float(won) <= only.high <= 1
+        assert only.low < only.high
+        found.append(only)
+    draw_calibration(found, [], complete=False)  # 'yerr' must not contain negative values
+    [whole] = against_pools([Choice(code, ("a", "b"), 0.5)] * 7, {"a": 1.0, "b": 2.0})
+    assert whole.low == pytest.approx(0.6457 if won else 0, abs=1e-4)  # Wilson's, of 7 of 7
+    assert whole.high == pytest.approx(1 if won else 0.3543, abs=1e-4)
+
+
+def test_an_ordinary_search_of_options_alike(tmp_path: Path) -> None:
+    space = SearchSpace({"act": ["relu", "gelu", "silu"], "n": [1, 2, 3, 4, 5]})
+    run(lambda configuration: float(configuration["n"]), space, scripted_ranker(), out=tmp_path, trials=12)
+    read, _ = reported(tmp_path)
+    assert read.texts["evaluated"] == "12"
+
+
+def test_a_fault_of_ours_is_not_the_file_s(
+    searched: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from lmsearcher_local import plot
+
+    def draw(*arguments: object) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr(plot, "draw_calibration", draw)
+    with pytest.raises(ValueError, match=r"^ours$"):
+        CliRunner().invoke(main, ["report", str(searched[0])], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "x"}, "the plan says 'x' where seed is stored, as int"),
+        ({"objective": None}, "the plan says None where objective is stored, as str"),
+        ({"direction": "up"}, "the plan's direction is 'up'; allowed: maximize, minimize"),
+        ({"space": 7}, "the plan's space is no list of names with their options"),
+        ({"space": [[[], [1]]]}, "names a parameter with something that is no text"),
+        ({"runs": [1]}, "what is stored about its runs is no list of facts"),
+        ({"runs": [{"engine": "vllm"}]}, "run 1 says None where trial is stored, as int"),
+        ({"ranking": {"pool": "x"}}, "the pool of trial 0 is no list of codes"),
+        ({"ranking": {"pool": ["0000", "x"], "probability": 0.5}}, "the pool of trial 0: 'x' is not of this space"),
+        ({"ranking": {"pool": ["0000"], "probability": 7}}, "has the probability 7; allowed: 0 to 1"),
+        ({"reason": 7}, "the reason of trial 1 is no text"),
+        ({"value": float("inf")}, "the value of trial 1 is inf; a search stores finite numbers"),
+    ],
+)
+def test_what_another_hand_wrote_is_said_by_place(change: dict[str, object], message: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    plan = {"space": [[k, v] for k, v in SPACE.describe().items()], "objective": "o", "checkpoint": ""}
+    plan |= {"direction": "maximize", "seed": 0, "policy": "paper", "pool_size": 3}
+    study.set_user_attr("lmsearcher", plan | {key: value for key, value in change.items() if key in plan})
+    study.set_user_attr("lmsearcher runs", change.get("runs", []))
+    attributes = {key: value for key, value in change.items() if key in ("ranking", "reason")}
+    kinds = {k: optuna.distributions.CategoricalDistribution(v) for k, v in SPACE.describe().items()}
+    value = float(str(change.get("value", 1.0)))
+    study.add_trial(
+        optuna.trial.create_trial(params=SPACE.decode("0000"), distributions=kinds, value=value, user_attrs=attributes)
+    )
+    with pytest.raises(StudyError, match=re.escape(message)):
+        page(study, "odd")
+
+
+def test_its_times_are_of_the_zone_that_it_names(
+    searched: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(zone: str) -> str:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        found = times(stored_study(searched[0]))
+        assert found is not None
+        return str(found["first"])
+
+    try:
+        assert first("UTC") == first("Asia/Kolkata")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_columns_line_up() -> None:
