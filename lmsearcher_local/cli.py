@@ -322,13 +322,13 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
         task = bar.add_task("search", total=trials, speed="", best="-")
         started: int | None = None
         shown: str | None = None
-        failed: set[str] = set()
+        failed: set[int] = set()
 
         def show(result: "Result") -> None:
             nonlocal started, shown
             if started is None:
                 started = result.evaluated
-                failed.update(trial.code for trial in result.trials if trial.value is None)
+                failed.update(trial.number for trial in result.trials if trial.value is None)
                 bar.reset(task, total=trials, completed=started)
                 if started:
                     console.print(f"{started} of {trials} trials are done already")
@@ -338,9 +338,9 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
             speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
             bar.update(task, completed=result.evaluated, speed=speed, best=best)
             for trial in result.trials:
-                if trial.value is None and trial.code not in failed:
-                    failed.add(trial.code)
-                    console.print(f"trial {result.evaluated} ({trial.code}) failed: {trial.reason}", markup=False)
+                if trial.value is None and trial.number not in failed:
+                    failed.add(trial.number)
+                    console.print(f"trial {trial.number} ({trial.code}) failed: {trial.reason}", markup=False)
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
                 console.print(f"trial {result.evaluated}/{trials}: {speed}best {best}", markup=False, soft_wrap=True)
             shown = best

@@ -27,10 +27,13 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
 
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
+    last = max((trial.number for trial in result.trials), default=1)
     sign = 1 if result.direction == "maximize" else -1
-    told = [(i, trial.value) for i, trial in enumerate(result.trials, 1) if trial.value is not None]
+    told = [(trial.number, trial.value) for trial in result.trials if trial.value is not None]
     if result.random:
-        axes.axvspan(0.5, result.random + 0.5, color="0.92", label="before the model is asked")
+        axes.axvspan(
+            0.5, result.trials[result.random - 1].number + 0.5, color="0.92", label="before the model is asked"
+        )
     if optimum is not None:
         axes.axhline(optimum, color="tab:green", linestyle="--", label=f"optimum {optimum:.6g}")
     if told:
@@ -40,16 +43,16 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
         shown = sign * values >= sign * worst
         axes.plot(numbers[shown], values[shown], "o", color="tab:blue", alpha=0.6, markersize=5, label="trial")
         best = sign * np.maximum.accumulate(sign * values)
-        steps = [*numbers, len(result.trials)], [*best, best[-1]]
+        steps = [*numbers, last], [*best, best[-1]]
         axes.step(*steps, where="post", color="tab:orange", label=f"best so far {best[-1]:.6g}")
         if not shown.all():
             axes.set_ylim(**{"bottom" if sign > 0 else "top": worst})
             marks = {"marker": "v" if sign > 0 else "^", "color": "tab:blue", "alpha": 0.6, "linestyle": ""}
             _at_edge(axes, numbers[~shown], sign, **marks, label="trial outside the picture")
-    failed = [i for i, trial in enumerate(result.trials, 1) if trial.value is None]
+    failed = [trial.number for trial in result.trials if trial.value is None]
     if failed:
         _at_edge(axes, failed, sign, marker="x", color="tab:red", linestyle="", label="failed trial")
-    axes.set_xlim(0.5, max(len(result.trials), 1) + 0.5)
+    axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(label)

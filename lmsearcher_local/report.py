@@ -132,13 +132,13 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     from lmsearcher_local.presets.registry import preset_of
 
     known, sign = preset_of(result.space), 1 if result.direction == "maximize" else -1
-    told = [(i, trial) for i, trial in enumerate(result.trials, 1) if trial.value is not None]
-    told.sort(key=lambda item: -sign * (item[1].value or 0))
-    rows, values = [], aligned([trial.value or 0 for _, trial in told[:BEST]])
-    for (number, trial), value in zip(told, values, strict=False):
+    told = [trial for trial in result.trials if trial.value is not None]
+    told.sort(key=lambda trial: -sign * (trial.value or 0))
+    rows, values = [], aligned([trial.value or 0 for trial in told[:BEST]])
+    for trial, value in zip(told, values, strict=False):
         configuration = result.space.decode(trial.code)
         words = known.summary(configuration) if known else ", ".join(f"{k} = {v}" for k, v in configuration.items())
-        rows.append({"number": number, "code": trial.code, "value": value, "words": words})
+        rows.append({"number": trial.number, "code": trial.code, "value": value, "words": words})
     return rows
 
 

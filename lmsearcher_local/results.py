@@ -29,8 +29,12 @@ WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One evaluation; a failed one has a reason instead of a value."""
+    """One evaluation; a failed one has a reason instead of a value.
 
+    Its number is that of its start, from 1; where a kill ended a trial, a number is missing.
+    """
+
+    number: int
     code: str
     configuration: Configuration
     value: float | None
@@ -93,6 +97,7 @@ def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[in
 def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
     attributes = trial.user_attrs
     return Trial(
+        trial.number + 1,
         space.encode(trial.params),
         trial.params,
         trial.value,
@@ -111,8 +116,8 @@ def rows(result: Result) -> list[list[Any]]:
     """A row for each trial in order; of a failed one without a value, but with the reason."""
     names = result.space.names
     return [
-        [i, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in names)]
-        for i, trial in enumerate(result.trials, 1)
+        [trial.number, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in names)]
+        for trial in result.trials
     ]
 
 

@@ -53,13 +53,15 @@ def searched(study: Study) -> Result:
     """
     for trial in study.get_trials(deepcopy=False):
         if not isinstance(trial.user_attrs, dict):
-            raise StudyError(f"what is stored about trial {trial.number} is no list of facts")
+            raise StudyError(f"what is stored about trial {trial.number + 1} is no list of facts")
     result = result_of(study)
-    for number, found in enumerate(result.trials, 1):
+    for found in result.trials:
         if found.value is not None and not _finite(found.value):
-            raise StudyError(f"the value of trial {number} is {brief(found.value)}; a search stores finite numbers")
+            raise StudyError(
+                f"the value of trial {found.number} is {brief(found.value)}; a search stores finite numbers"
+            )
         if found.reason is not None and not isinstance(found.reason, str):
-            raise StudyError(f"the {REASON} of trial {number} is no text")
+            raise StudyError(f"the {REASON} of trial {found.number} is no text")
     return result
 
 
@@ -72,7 +74,7 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
     ranking = trial.user_attrs.get(RANKING)
     if ranking is None:
         return None
-    where = f"the pool of trial {trial.number}"
+    where = f"the pool of trial {trial.number + 1}"
     if not isinstance(ranking, dict) or not isinstance(pool := ranking.get("pool"), list) or not pool:
         raise StudyError(f"{where} is no list of codes")
     probability = ranking.get("probability")

@@ -110,8 +110,9 @@ class Searcher:
         for pick, task, rng in picks:
             # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
             free = [code for code in (pick.code, *task.pool) if code not in codes]
-            codes += free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
-            if len(task.pool) > 1 and codes[-1] == pick.code:
+            found = free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
+            codes += found
+            if len(task.pool) > 1 and found == [pick.code]:
                 self.choices.append(Choice(pick.code, tuple(task.pool), float(f"{math.exp(pick.log_prob):.3g}")))
         self._pending.update(dict.fromkeys(codes))
         return codes

@@ -1,7 +1,9 @@
 """The command line: what it prints and writes, and that every error is one sentence and exit code 2."""
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -131,6 +133,16 @@ def test_search_where_everything_fails(loaded: list[str]) -> None:
     assert result.exit_code == 1
     assert "failed: exit status 1: no [luck]" in result.stdout
     assert "No trial gave a value; the last one failed: exit status 1: no [luck]" in result.stdout
+
+
+def test_a_failed_trial_is_named_by_its_own_number(loaded: list[str]) -> None:
+    Path("known.csv").write_text("000,1\n110,2\n")
+    command = "test {rank} -lt 16 && echo 1"
+    shown = call("search", "space.yaml", "--command", command, "--warm-start", "known.csv", "--trials", "9").stdout
+    said = re.findall(r"^trial (\d+) \((\d+)\) failed", shown, re.MULTILINE)
+    with Path("runs/space-seed0", TABLE).open() as file:
+        failed = [(row["trial"], row["code"]) for row in csv.DictReader(file) if row["reason"]]
+    assert said == failed != []
 
 
 def test_search_of_a_used_up_space(loaded: list[str]) -> None:

@@ -118,7 +118,10 @@ def test_a_dataframe(tmp_path: Path) -> None:
 def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
     space = SearchSpace({"value": [1, 2], "code": ["x", "y"], "trial": [True, False]})
     ended = [("010", 1.5, None), ("111", None, "no"), ("000", 2.5, None)]
-    trials = tuple(Trial(code, space.decode(code), value, reason, given=False) for code, value, reason in ended)
+    trials = tuple(
+        Trial(i, code, space.decode(code), value, reason, given=False)
+        for i, (code, value, reason) in enumerate(ended, 1)
+    )
     result = Result(space, "maximize", trials)
     write_results(tmp_path / "t.csv", result)
     assert read_history(tmp_path / "t.csv", space) == [("010", 1.5), ("000", 2.5)]

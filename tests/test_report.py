@@ -129,8 +129,8 @@ def test_its_numbers_are_those_of_the_study(searched: tuple[Path, Result], opene
     rows = read.tables["best"][1:]
     assert [row[3] for row in rows] == [trial.code for trial in told[:10]]
     assert [float(row[1]) for row in rows] == pytest.approx([trial.value for trial in told[:10]], rel=1e-5)
-    codes = [trial.code for trial in result.trials]
-    assert [codes[int(row[2]) - 1] for row in rows] == [row[3] for row in rows]
+    codes = {trial.number: trial.code for trial in result.trials}
+    assert [codes[int(row[2])] for row in rows] == [row[3] for row in rows]
     for row in rows:
         assert row[4] == ", ".join(f"{name} = {option}" for name, option in SPACE.decode(row[3]).items())
     made = {row[0]: row[1] for row in read.tables["made"]}
@@ -269,8 +269,8 @@ def test_a_fault_of_ours_is_not_the_file_s(
         ({"space": [[[], [1]]]}, "names a parameter with something that is no text"),
         ({"runs": [1]}, "what is stored about its runs is no list of facts"),
         ({"runs": [{"engine": "vllm"}]}, "run 1 says None where trial is stored, as int"),
-        ({"ranking": {"pool": "x"}}, "the pool of trial 0 is no list of codes"),
-        ({"ranking": {"pool": ["0000", "x"], "probability": 0.5}}, "the pool of trial 0: 'x' is not of this space"),
+        ({"ranking": {"pool": "x"}}, "the pool of trial 1 is no list of codes"),
+        ({"ranking": {"pool": ["0000", "x"], "probability": 0.5}}, "the pool of trial 1: 'x' is not of this space"),
         ({"ranking": {"pool": ["0000"], "probability": 7}}, "has the probability 7; allowed: 0 to 1"),
         ({"reason": 7}, "the reason of trial 1 is no text"),
         ({"value": float("inf")}, "the value of trial 1 is inf; a search stores finite numbers"),

@@ -9,6 +9,7 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import HistoryError, PromptError, SpaceError, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.ranking import Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
 
@@ -61,6 +62,22 @@ def test_many_at_once_are_distinct_and_the_last_are_found() -> None:
     assert len(searcher.ask(5)) == 2
     with pytest.raises(SpaceExhausted):
         searcher.ask(5)
+
+
+def test_in_a_batch_at_the_end_every_choice_is_out_of_its_own_pool() -> None:
+    space = SearchSpace([2, 2, 2])
+    for seed in range(60):
+        searcher = Searcher(space, RANKER, seed=seed)
+        for code in space.sample(np.random.default_rng(seed), 6):
+            searcher.tell(code, int(code) % 7)
+        history = searcher.history
+        codes = searcher.ask(5)
+        assert len({*codes}) == len(codes) == 2
+        assert 1 <= len({choice.code for choice in searcher.choices}) == len(searcher.choices)
+        for choice in searcher.choices:
+            [ranking] = RANKER.rank([Task(space, history, choice.pool)])
+            assert choice.code == ranking.greedy
+            assert choice.probability == pytest.approx(np.exp(ranking.log_probs.max()), rel=0.01)
 
 
 def test_best_follows_the_direction_and_means_of_repeated_values() -> None:
