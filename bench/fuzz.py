@@ -28,12 +28,12 @@ from bench.rankers import Undecided
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.checksums import SUMS, differences
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import RESULTS, read_history, read_pool
+from lmsearcher_local.files import RESULTS, TABLE, read_pool
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.report import page_of
-from lmsearcher_local.results import TABLE
+from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL
 from lmsearcher_local.study import run

@@ -26,8 +26,7 @@ from lmsearcher_local import throughput
 from lmsearcher_local.calibration import RANKING
 from lmsearcher_local.checkpoint import load_checkpoint, read_json
 from lmsearcher_local.doctor import OVERHEAD
-from lmsearcher_local.files import RESULTS
-from lmsearcher_local.results import TABLE
+from lmsearcher_local.files import RESULTS, TABLE
 from lmsearcher_local.stored import stored_study
 from lmsearcher_local.tables import table as load_table
 

@@ -25,10 +25,11 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import RESULTS, read_history
+from lmsearcher_local.files import RESULTS, TABLE
 from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.optuna import KILLED
-from lmsearcher_local.results import TABLE, Result
+from lmsearcher_local.results import Result
+from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL, JournalFile
 from lmsearcher_local.study import run
@@ -149,7 +150,7 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         assert not lost, f"lost: {lost}"
         for name in (RESULTS, TABLE):
             assert (out / name).read_bytes() == (whole / name).read_bytes(), f"another {name}"
-        assert len(read_history(out, SPACE)) == sum(value is not None for _, value, _ in known)
+        assert len(read_history(out, SPACE).entries) == sum(value is not None for _, value, _ in known)
         assert sorted(file.name for file in out.iterdir()) == sorted([JOURNAL, RESULTS, TABLE]), "leftovers"
         evaluated = Counter(log.read_text().split())
         dead = {SPACE.encode(params) for params, _, _ in known} & {

@@ -218,11 +218,11 @@ def search(
 
     from lmsearcher_local.checkpoint import load_checkpoint
     from lmsearcher_local.executors import connected
-    from lmsearcher_local.files import read_history
+    from lmsearcher_local.files import RESULTS, TABLE
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.plot import plot_search
-    from lmsearcher_local.results import TABLE
-    from lmsearcher_local.study import RESULTS, Plan, open_search
+    from lmsearcher_local.sources import read_history
+    from lmsearcher_local.study import Plan, open_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, name, measured = chosen_space(space_file, preset, table)
@@ -230,16 +230,14 @@ def search(
         raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
     processes = 1 if cluster else workers or 1
     goal = chosen_objective(space, measured, objective, command, timeout_per_trial, processes)
-    plan = Plan(
-        space,
-        goal.name,
-        load_checkpoint(checkpoint).identity,
-        measured.direction if measured else "minimize" if direction == "minimize" else "maximize",
-        seed,
-        policy,
-        pool_size,
-        read_history(warm_start, space) if warm_start else (),
-    )
+    way = measured.direction if measured else "minimize" if direction == "minimize" else "maximize"
+    known = read_history(warm_start, space) if warm_start else None
+    if known:
+        known.check(way)
+        if known.note:
+            click.echo(known.note, err=True)
+    entries = known.entries if known else ()
+    plan = Plan(space, goal.name, load_checkpoint(checkpoint).identity, way, seed, policy, pool_size, entries)
     out = out or Path("runs") / f"{name}-seed{seed}"
     with (
         open_search(out, plan, storage=storage, resume=resume) as opened,
@@ -332,6 +330,8 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
                 bar.reset(task, total=trials, completed=started)
                 if started:
                     console.print(f"{started} of {trials} trials are done already")
+                if result.foreign:
+                    console.print(f"{result.foreign} trials of another program have no configuration of this space")
                 return
             best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
             seconds = bar.tasks[0].elapsed or 0

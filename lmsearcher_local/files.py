@@ -1,67 +1,35 @@
-"""Files of evaluated codes and of candidate pools: JSON, CSV and plain lists of codes, told apart by what they hold."""
+"""Text files of codes and configurations: reads CSV and pools of candidates, writes upstream's JSON."""
 
 import csv
 import io
 import json
-import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
 from lmsearcher_local.space import Option, SearchSpace
 
 RESULTS = "historical_results.json"
+TABLE = "results.csv"
 COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
-SHAPE = (
-    '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...} or a list of objects with "value" and "code" or every'
-    " parameter"
-)
+AMBIGUOUS = -2  # in place of an option's index: a cell of a CSV may mean several
 
 
-def read_history(source: str | Path, space: SearchSpace) -> list[tuple[str, float]]:
-    """Codes and values of what was evaluated before; trials without a value have failed and are left out.
+class Unfit(NamedTuple):
+    """In place of the code of a configuration that a space does not offer: why not."""
 
-    Args:
-        source: a file, the output folder of a search, or another Optuna study as ``stored_study`` finds it. A file is
-            the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
-            columns, or of lines ``code,value``; or the journal of an Optuna storage.
-
-    Raises:
-        HistoryError: the source is missing or malformed, or a value is not a finite number.
-        SpaceError: a code or a configuration is not of this space.
-        StudyError: there is no such Optuna study.
-    """
-    path = Path(source)
-    if path.is_dir():
-        path /= RESULTS
-    if not path.exists() and ("://" in str(source) or "#" in str(source)):
-        entries = _study_values(str(source), space)
-    elif (text := _text(path, HistoryError)).lstrip()[:1] not in ("{", "[") and path.suffix != ".json":
-        entries = _csv_values(path, text, space)
-    elif '"op_code"' in text.partition("\n")[0]:
-        entries = _study_values(str(path), space)
-    else:
-        entries = _json_values(path, text, space)
-    found = []
-    try:
-        for where, cell, value in entries:
-            code = _checked_code(space, cell, f"{source}: {where}")
-            found.append((code, _finite(value, f"{source}: {where}")))
-    except csv.Error as error:
-        raise HistoryError(f"{source} is no CSV: {error}") from error
-    return found
+    reason: str
 
 
-def _finite(value: object, where: str) -> float:
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # a whole number that no float can hold
-        pass
-    raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
+class Candidates(NamedTuple):
+    """Codes of a pool, and one line about what was left out of it, empty where nothing was."""
+
+    codes: list[str]
+    note: str = ""
 
 
 def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
@@ -75,161 +43,192 @@ def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
 
 def replaced(path: Path, text: str) -> None:
     """Replace the file by this text; a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Not tempfile, whose files are the owner's alone: the umask says who may read it.
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with open(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        os.unlink(name)
+        with suppress(OSError):
+            os.unlink(partial)
         raise
 
 
-def read_pool(path: Path, space: SearchSpace) -> list[str]:
+def read_pool(path: Path, space: SearchSpace) -> Candidates:
     """Candidate codes: of a CSV whose header names every parameter, in any order, the configurations; else the first
-    column, or one code a line.
+    column, or one code a line. Of a search's ``results.csv``, configurations that the space does not offer are left
+    out, and several trials of one configuration are one candidate.
 
     Raises:
         SpaceError: the file is missing or empty, a column is missing, or a candidate is foreign or listed twice.
     """
+    text = text_of(path, SpaceError)
+    ours = header_of(path, text)[: len(COLUMNS)] == COLUMNS
     pool: dict[str, None] = {}
+    unfit: list[str] = []
     try:
-        for where, code in _candidates(path, space):
-            if code in pool:
+        for where, code in _candidates(path, text, space, ours):
+            if isinstance(code, Unfit):
+                if not ours:
+                    raise SpaceError(f"{path}: {where}: {code.reason}")
+                unfit.append(f"{where}: {code.reason}")
+            elif code in pool and not ours:
                 raise SpaceError(f"{path}: {where}: {code} is listed twice")
-            pool[code] = None
+            else:
+                pool[code] = None
     except csv.Error as error:
         raise SpaceError(f"{path} is no CSV: {error}") from error
+    if not pool and unfit:
+        raise SpaceError(f"{path} holds no candidate of this space; {unfit[0]}")
     if not pool:
         raise SpaceError(f"{path} holds no candidate; write one code a line, or a CSV with a column per parameter")
-    return list(pool)
+    return Candidates(list(pool), omission(path, unfit, "candidate"))
 
 
-def _candidates(path: Path, space: SearchSpace) -> Iterator[tuple[str, str]]:
-    text = _text(path, SpaceError)
-    header = _header(text)
+def omission(source: object, unfit: Sequence[str], noun: str) -> str:
+    """One line about what was left out and why the first was; empty where nothing was."""
+    if not unfit:
+        return ""
+    if len(unfit) == 1:
+        return f"{source}: 1 {noun} is left out, because this space does not offer it: {unfit[0]}"
+    count = f"{len(unfit):,} {noun}s"
+    return f"{source}: {count} are left out, because this space does not offer them; the first: {unfit[0]}"
+
+
+def _candidates(path: Path, text: str, space: SearchSpace, ours: bool) -> Iterator[tuple[str, str | Unfit]]:
+    header = header_of(path, text)
     missing = [name for name in space.names if name not in header]
-    if len(missing) == len(space.names) or (missing and header[0] == "code"):
-        for where, row in _rows(text):
-            yield where, _checked_code(space, row[0], f"{path}: {where}")
+    if not ours and (len(missing) == len(space.names) or (missing and header[0] == "code")):
+        for where, row in rows_of(text):
+            yield where, checked_code(space, row[0], f"{path}: {where}")
         return
-    for where, code, _ in _configurations(path, text, space):
+    for where, code, _ in configurations(path, text, space):
         yield where, code
 
 
-def _configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, str, list[str]]]:
-    """Place, code and row of each configuration under a header that names the parameters."""
-    header = _header(text)
+def configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, str | Unfit, list[str]]]:
+    """Place, code and row of each configuration under a header that names the parameters.
+
+    Raises:
+        SpaceError: a parameter has no column, a search's results have a column too many, or a row another length.
+    """
+    header = header_of(path, text)
+    columns = {name: column for column, name in enumerate(header)}
+    ours = header[: len(COLUMNS)] == COLUMNS
+    if ours:  # those of parameters with these names are called otherwise there
+        parameters = parameter_names(header[len(COLUMNS) :])
+        columns = {name: column for column, name in enumerate(parameters, len(COLUMNS))}
+        for name in parameters:
+            if name not in space.names:
+                raise SpaceError(f"{path}: line 1: this space has no parameter {name}; it has {', '.join(space.names)}")
     for name in space.names:
-        if name not in header:
+        if name not in columns:
             raise SpaceError(f"{path}: line 1: there is no column {name}; the columns are {', '.join(header)}")
-    columns = [header.index(name) for name in space.names]
     spellings = [_spellings(options) for options in space.options]
-    for where, row in _rows(text, header):
+    for where, row in rows_of(text, header):
         if len(row) != len(header):
             raise SpaceError(f"{path}: {where}: {len(row)} cells under {len(header)} column names")
-        indices = []
-        for name, options, column, known in zip(space.names, space.options, columns, spellings, strict=True):
-            index = known.get(row[column])
-            if index is None:
-                index = known[row[column]] = _numeric(options, row[column])
-            if index < 0:
-                allowed = ", ".join(map(repr, options))
-                raise SpaceError(f"{path}: {where}: {name} has no option {brief(row[column])}; allowed: {allowed}")
-            indices.append(index)
-        yield where, _checked_code(space, space.code(indices), f"{path}: {where}"), row
+        cells = [row[columns[name]] for name in space.names]
+        yield where, _code_of_cells(space, cells, spellings, bits=not ours), row
+
+
+def parameter_names(columns: Iterable[str]) -> list[str]:
+    """The parameters that columns of a search's results stand for."""
+    ours = {f"parameter {name}": name for name in COLUMNS}
+    return [ours.get(column, column) for column in columns]
+
+
+def _code_of_cells(
+    space: SearchSpace, cells: Sequence[str], spellings: list[dict[str, int]], bits: bool
+) -> str | Unfit:
+    indices = []
+    for name, options, cell, known in zip(space.names, space.options, cells, spellings, strict=True):
+        index = known.get(cell)
+        if index is None:
+            index = known[cell] = _numeric(options, cell, bits)
+        if index == AMBIGUOUS:
+            return Unfit(f"{name} has several options that are written {brief(cell)}")
+        if index < 0:
+            return Unfit(f"{name} has no option {brief(cell)}; allowed: {', '.join(map(repr, options))}")
+        indices.append(index)
+    return accepted(space, space.code(indices))
 
 
 def _spellings(options: Sequence[Option]) -> dict[str, int]:
     """The index of each option by how Python, JSON and spreadsheets write it."""
-    found = {str(option).strip(): i for i, option in reversed([*enumerate(options)])}
+    found: dict[str, int] = {}
     for i, option in enumerate(options):
-        others = ("", "null") if option is None else (json.dumps(option), str(option).upper())
+        text = "" if option is None else str(option).strip()
+        found[text] = AMBIGUOUS if text in found else i
+    for i, option in enumerate(options):
+        others = ("None", "null") if option is None else (json.dumps(option), str(option).upper())
         for text in others if option is None or isinstance(option, bool) else ():
             found.setdefault(text, i)
     return found
 
 
-def _numeric(options: Sequence[Option], cell: str) -> int:
-    """The index of the number that a cell spells in another way (1e-3, 4.0), -1 where there is none."""
+def _numeric(options: Sequence[Option], cell: str, bits: bool) -> int:
+    """The index of the number that a cell spells in another way (1e-3, 4.0), with ``bits`` also of a boolean that is
+    written as 0 or 1; -1 where there is none."""
     try:
         value = float(cell)
     except ValueError:
         return -1
-    return next((i for i, option in enumerate(options) if not isinstance(option, str) and option == value), -1)
+    numbers = (i for i, option in enumerate(options) if _is_number(option) and option == value)
+    booleans = (i for i, option in enumerate(options) if isinstance(option, bool) and option == value)
+    return next(numbers, next(booleans, -1) if bits else -1)
 
 
-def _json_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class ByValue:
+    """Codes of a space for configurations from elsewhere, read by name and value. Numbers are equal whether whole or
+    not; text, numbers, booleans and null differ from each other."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._indices: list[dict[Any, int]] = []
+        for options in space.options:
+            exact: dict[Any, int] = {(type(option), option): i for i, option in enumerate(options)}
+            for i, option in enumerate(options):
+                if _is_number(option):
+                    exact.setdefault(option, i)
+            self._indices.append(exact)
+
+    def code(self, configuration: Mapping[str, object]) -> str | Unfit:
+        """The code of a configuration that names exactly the parameters of the space, or why it has none."""
+        space, indices = self._space, []
+        if set(configuration) != set(space.names):
+            got = ", ".join(map(str, configuration)) or "none"
+            return Unfit(f"a configuration names exactly {', '.join(space.names)}; got {got}")
+        for name, options, known in zip(space.names, space.options, self._indices, strict=True):
+            value, index = configuration[name], None
+            if isinstance(value, Option):
+                index = known.get((type(value), value), known.get(value) if _is_number(value) else None)
+            if index is None:
+                return Unfit(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
+            indices.append(index)
+        return accepted(space, space.code(indices))
+
+
+def accepted(space: SearchSpace, code: str) -> str | Unfit:
+    """The code, where the space's predicate accepts it."""
     try:
-        trials = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise HistoryError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
-        raise HistoryError(f"{path} does not hold {SHAPE}")
-    named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
-    for where, trial in named:
-        keys = trial.keys() if isinstance(trial, dict) else set()
-        if {"cell", "prediction"} <= keys:
-            yield where, trial["cell"], trial["prediction"]
-        elif "value" not in keys or "value" in space.names:
-            raise HistoryError(f"{path}: {where} has no cell and prediction; the form is {SHAPE}")
-        elif trial["value"] is not None:
-            code = trial.get("code")
-            if code is None or "code" in space.names:
-                configuration = {name: trial[name] for name in space.names if name in keys}
-                code = _encoded(space, configuration, f"{path}: {where}")
-            yield where, code, trial["value"]
+        space.decode(code)
+    except SpaceError as error:
+        if error.__cause__ is not None:  # the predicate itself failed
+            raise
+        return Unfit(str(error))
+    return code
 
 
-def _csv_values(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
-    header = _header(text)
-    ours = header[: len(COLUMNS)] == COLUMNS  # parameters of the same names are called otherwise there
-    if "code" in header and "value" in header and (ours or "code" not in space.names):
-        cells = _columns(path, text, header, header)
-    elif not any(name in header for name in space.names):
-        cells = _columns(path, text, ["code", "value"])
-    elif "value" not in header or "value" in space.names:
-        raise HistoryError(
-            f"{path}: line 1: a column called value is needed, which is no parameter, or lines code,value; the columns"
-            f" are {', '.join(header)}"
-        )
-    else:
-        column = header.index("value")
-        cells = ((where, code, row[column]) for where, code, row in _configurations(path, text, space))
-    for where, code, value in cells:
-        if not value:
-            continue  # the trial failed
-        try:
-            yield where, code, float(value)
-        except ValueError:
-            raise HistoryError(f"{path}: {where}: the value is {brief(value)}; a finite number is needed") from None
-
-
-def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
-    """Place, code and value of each row."""
-    for where, row in _rows(text, header):
-        if len(row) != len(names):
-            raise HistoryError(f"{path}: {where}: a line is {','.join(names)}, not {','.join(row)}")
-        yield where, row[names.index("code")], row[names.index("value")]
-
-
-def _study_values(source: str, space: SearchSpace) -> Iterator[tuple[str, object, object]]:
-    from optuna.trial import TrialState
-
-    from lmsearcher_local.stored import stored_study
-
-    study = stored_study(source)
-    if len(study.directions) > 1:
-        raise HistoryError(f"{source} has {len(study.directions)} objectives; a history has one")
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        where = f"trial {trial.number}"
-        yield where, _encoded(space, trial.params, f"{source}: {where}"), trial.value
-
-
-def _rows(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+def rows_of(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """Rows that are not empty, each with its place for messages; without the header, or what looks like one."""
     reader = csv.reader(io.StringIO(text, newline=""))
     for number, cells in enumerate(reader, 1):
@@ -240,11 +239,25 @@ def _rows(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[str
         yield f"line {reader.line_num}", row
 
 
-def _header(text: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline="")), [])]
+def header_of(path: Path, text: str) -> list[str]:
+    """The cells of the first line.
+
+    Raises:
+        HistoryError: one of its names stands twice.
+    """
+    header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline="")), [])]
+    for name in header:
+        if name.isidentifier() and header.count(name) > 1:
+            raise HistoryError(f"{path}: line 1: the column {name} stands twice")
+    return header
 
 
-def _text(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
+def text_of(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
+    """The file's text, without a byte order mark.
+
+    Raises:
+        HistoryError, SpaceError: whichever is given, where it cannot be read.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -253,14 +266,12 @@ def _text(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
         raise failure(f"{path} is no text file in UTF-8") from error
 
 
-def _encoded(space: SearchSpace, configuration: dict[str, Option], where: str) -> str:
-    try:
-        return space.encode(configuration)
-    except SpaceError as error:
-        raise SpaceError(f"{where}: {error}") from error
+def checked_code(space: SearchSpace, code: object, where: str) -> str:
+    """The code, where it is one of the space.
 
-
-def _checked_code(space: SearchSpace, code: object, where: str) -> str:
+    Raises:
+        SpaceError: it is not.
+    """
     if not isinstance(code, str):
         raise SpaceError(f"{where}: a code is text, not {brief(code)}")
     try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmsearcher_local.history import History
     from lmsearcher_local.prefilter import Show
     from lmsearcher_local.ranking import Ranking
+    from lmsearcher_local.searcher import Direction
     from lmsearcher_local.space import SearchSpace
 
 ROWS = 20  # of the table on the screen
@@ -34,7 +35,11 @@ ROWS = 20  # of the table on the screen
     type=click.Path(path_type=Path),
     help="Candidates: one code a line, or a CSV with a column per parameter.",
 )
-@click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option(
+    "--direction",
+    type=click.Choice(["maximize", "minimize"]),
+    help="[default: what the history or the table says, else maximize]",
+)
 @click.option("--top", type=click.IntRange(min=1), help=f"Rows to print.  [default: {ROWS}; as JSON, all]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @model_options
@@ -64,24 +69,32 @@ def rank(
     The whole ranking of a hundred thousand, for another program:
       lmsearcher-local rank space.yaml --history tried.csv --pool pool.csv --json > ranking.json
     """
-    from lmsearcher_local.files import read_history, read_pool
+    from lmsearcher_local.files import read_pool
     from lmsearcher_local.history import History
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.prefilter import rank_pool
     from lmsearcher_local.ranking import Task
     from lmsearcher_local.searcher import Searcher
+    from lmsearcher_local.sources import read_history
 
     space, _, measured = chosen_space(space_file, preset, table)
-    values, candidates = read_history(history, space), read_pool(pool, space)
+    if measured is not None and direction is not None:
+        raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
+    source, (candidates, note) = read_history(history, space), read_pool(pool, space)
+    said = measured.direction if measured else direction or source.direction
+    way: Direction = "minimize" if said == "minimize" else "maximize"
+    source.check(way)
+    for line in filter(None, (source.note, note)):
+        click.echo(line, err=True)
     click.echo(f"{len(candidates):,} candidates; loading the model ...", err=True)
     with load_ranker(checkpoint, engine) as ranker, progress() as show:
         known = Searcher(
             space,
             ranker,
-            direction="minimize" if (direction or (measured and measured.direction)) == "minimize" else "maximize",
+            direction=way,
             pool_size=min(len(candidates), ranker.codec.group),  # what is checked to fit; more may not
         )
-        for code, value in values:
+        for code, value in source.entries:
             known.tell(code, value)
         ranking = rank_pool(ranker, Task(space, known.history, candidates), show)
     sign = 1 if known.direction == "maximize" else -1

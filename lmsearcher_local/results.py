@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -12,18 +12,18 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.calibration import RANKING
-from lmsearcher_local.errors import StudyError
+from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.files import COLUMNS, replaced
 from lmsearcher_local.optuna import KILLED
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.stored import PLAN
 
 if TYPE_CHECKING:
     import pandas
 
-TABLE = "results.csv"
-PLAN = "lmsearcher"  # study user attribute: what was searched, and how
 REASON = "reason"  # trial user attribute: why there is no value
+OURS = "lmsearcher"  # trial user attribute: a search of this package began it
 WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 
@@ -45,12 +45,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A search so far: its trials in order, and whether the space is used up."""
+    """A search so far: its trials in order, whether the space is used up, and how many other trials ended in the study
+    that have no configuration of the space: of another program, which count for nothing."""
 
     space: SearchSpace
     direction: Direction
     trials: tuple[Trial, ...]
     exhausted: bool = False
+    foreign: int = 0
 
     @property
     def evaluated(self) -> int:
@@ -82,7 +84,7 @@ def result_of(study: Study) -> Result:
     return ended(study, SearchSpace(dict(plan["space"])), plan["direction"], {})
 
 
-def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[int, Trial]) -> Result:
+def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[int, Trial | None]) -> Result:
     """The trials that ended, those in ``known`` as they are; the others join it."""
     trials = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
@@ -91,15 +93,26 @@ def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[in
         if trial.number not in known:
             known[trial.number] = _trial(trial, space)
         trials.append(known[trial.number])
-    return Result(space, direction, tuple(trials))
+    ours = tuple(trial for trial in trials if trial is not None)
+    return Result(space, direction, ours, foreign=len(trials) - len(ours))
 
 
-def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial:
-    attributes = trial.user_attrs
+def code_of(values: Mapping[str, Any], space: SearchSpace) -> str | None:
+    """The code of a trial's values, which may be those of more parameters; nothing where it has none."""
+    try:
+        return space.encode({name: values[name] for name in space.names})
+    except (KeyError, SpaceError):
+        return None
+
+
+def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial | None:
+    code, attributes = code_of(trial.params, space), trial.user_attrs
+    if code is None:
+        return None
     return Trial(
         trial.number + 1,
-        space.encode(trial.params),
-        trial.params,
+        code,
+        space.decode(code),
         trial.value,
         attributes.get(REASON),
         given=WARM in attributes,
@@ -122,7 +135,7 @@ def rows(result: Result) -> list[list[Any]]:
 
 
 def write_results(path: Path, result: Result) -> None:
-    """Replace the file by a CSV of all trials, which ``files.read_history`` reads."""
+    """Replace the file by a CSV of all trials, which ``sources.read_history`` reads."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns(result.space.names))

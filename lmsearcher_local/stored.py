@@ -1,6 +1,8 @@
 """Finds a study that is already there: in the output folder of a search, in a journal file, or in an Optuna storage."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from lmsearcher_local.errors import StudyError
 from lmsearcher_local.interrupts import undisturbed
 
 JOURNAL = "study.journal"
+STUDY = "study.json"  # in the folder of a search whose study is elsewhere: where, under what name, and its plan
+PLAN = "lmsearcher"  # study user attribute: what was searched, and how
+SECRET = re.compile(r"(://[^:/]*:)[^@]*@(?:[^/?#]*@)?")  # what SQLAlchemy takes for a password, and more of it
+SECRET_ARGUMENT = re.compile(r"([?&][^=&#]*(?:pass|pwd|secret|token)[^=&#]*=)[^&#]*", re.IGNORECASE)
 
 
 class JournalFile(JournalFileBackend):
@@ -28,6 +34,17 @@ class JournalFile(JournalFileBackend):
             raise
 
 
+def shown(place: str) -> str:
+    """A storage's URL as messages and files show it: without its password."""
+    return SECRET_ARGUMENT.sub(r"\1***", SECRET.sub(r"\1***@", place))
+
+
+def cannot_open(place: str, error: Exception) -> StudyError:
+    """What to raise where opening a storage failed, without its password."""
+    reason = " ".join(str(error).replace(place, shown(place)).split())
+    return StudyError(f"cannot open the storage {shown(place)}: {reason}")
+
+
 def stored_study(source: str | Path) -> optuna.Study:
     """The study in a folder with a ``study.journal``, in a journal file, or that ``STORAGE_URL#STUDY_NAME`` names.
 
@@ -36,16 +53,18 @@ def stored_study(source: str | Path) -> optuna.Study:
     Raises:
         StudyError: there is no such study, or its storage cannot be opened.
     """
-    place, _, name = str(source).partition("#")
-    if Path(source).exists():
-        place, name = str(source), ""  # a # of the path's own
+    place, name = (str(source), "") if Path(source).exists() else _parted(str(source))
     try:
         storage = _storage(place)
         names = optuna.get_all_study_names(storage)
         if not name and len(names) != 1:
-            raise StudyError(f"{place} holds {len(names)} studies; name one: {place}#STUDY_NAME ({', '.join(names)})")
+            url = shown(place)
+            raise StudyError(f"{url} holds {len(names)} studies; name one: {url}#STUDY_NAME ({', '.join(names)})")
+        if name and name not in names:  # of a search, the hash of its output folder may be left out
+            whole = [other for other in names if re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", other)]
+            name = whole[0] if len(whole) == 1 else name
         if name and name not in names:
-            raise StudyError(f"{place} holds no study {name!r}; it holds: {', '.join(names) or 'none'}")
+            raise StudyError(f"{shown(place)} holds no study {name!r}; it holds: {', '.join(names) or 'none'}")
         study = optuna.load_study(study_name=name or None, storage=storage)
         for trial in study.get_trials(deepcopy=False):  # read now what a damaged journal makes unreadable
             _ = trial.params, trial.user_attrs, trial.value if len(study.directions) == 1 else trial.values
@@ -53,7 +72,41 @@ def stored_study(source: str | Path) -> optuna.Study:
     except StudyError:
         raise
     except Exception as error:  # whatever a damaged journal or a database's driver raises
-        raise StudyError(f"cannot open the storage {place}: {' '.join(str(error).split())}") from error
+        raise cannot_open(place, error) from error
+
+
+def kept_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the search of which this is the output folder; nothing where it is none.
+
+    Raises:
+        StudyError: the study that is there cannot be read.
+    """
+    here = (folder / JOURNAL).is_file()
+    plan = stored_study(folder).user_attrs.get(PLAN) if here else elsewhere(folder).get("plan")
+    return plan if isinstance(plan, dict) else None
+
+
+def elsewhere(folder: Path) -> dict[str, Any]:
+    """What a search's folder says of its study in another storage; nothing where it says nothing.
+
+    Raises:
+        StudyError: it cannot be read.
+    """
+    try:
+        found = json.loads((folder / STUDY).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot read {folder / STUDY}: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _parted(source: str) -> tuple[str, str]:
+    """Storage and study; a # may also stand in a password."""
+    secret = SECRET.search(source)
+    start = secret.end() if secret else 0
+    place, _, name = source[start:].partition("#")
+    return source[:start] + place, name
 
 
 def _storage(place: str) -> BaseStorage | str:
@@ -64,6 +117,10 @@ def _storage(place: str) -> BaseStorage | str:
         return place
     journal = Path(place) / JOURNAL if Path(place).is_dir() else Path(place)
     if not journal.exists():  # Optuna would make it
+        kept = elsewhere(Path(place))
+        if {"storage", "study"} <= kept.keys():
+            missing = " with its password" if "***" in kept["storage"] else ""
+            raise StudyError(f"the study of {place} is elsewhere; name it{missing}: {kept['storage']}#{kept['study']}")
         raise StudyError(
             f"there is no {journal}; a search with another storage is named by its URL, STORAGE_URL#STUDY_NAME"
         )

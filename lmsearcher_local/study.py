@@ -1,14 +1,10 @@
 """Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
 
 import errno
-import fcntl
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -16,70 +12,43 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
-from lmsearcher_local.files import RESULTS, write_history
+from lmsearcher_local.files import RESULTS, TABLE, write_history
 from lmsearcher_local.interrupts import undisturbed
 from lmsearcher_local.objectives.base import Function, Objective
 from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.optuna import KILLED, LMSearcherSampler, distributions
+from lmsearcher_local.opening import check_free, claim, created, describe, existing, locked, release
+from lmsearcher_local.optuna import ENQUEUED, KILLED, LMSearcherSampler, distributions
+from lmsearcher_local.plan import Plan, Values
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.results import PLAN, REASON, TABLE, WARM, Result, Trial, ended, write_results
+from lmsearcher_local.results import OURS, REASON, WARM, Result, Trial, code_of, ended, write_results
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL, JournalFile
+from lmsearcher_local.stored import JOURNAL
 
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
-
-Values = Sequence[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that a search's trajectory depends on. A study is resumed with an equal plan or not at all.
-
-    ``objective`` and ``checkpoint`` are names: the objective's, and the checkpoint's identity.
-    """
-
-    space: SearchSpace
-    objective: str
-    checkpoint: str = ""
-    direction: Direction = "maximize"
-    seed: int = 0
-    policy: str = "surrogate"
-    pool_size: int = 10
-    warm_start: Values = ()
-
-    def describe(self) -> dict[str, Any]:
-        """The plan as the storage keeps it."""
-        return {
-            "space": [[name, options] for name, options in self.space.describe().items()],
-            "objective": self.objective,
-            "checkpoint": self.checkpoint,
-            "direction": self.direction,
-            "seed": self.seed,
-            "policy": self.policy,
-            "pool_size": self.pool_size,
-            "warm_start": hashlib.sha256(json.dumps(list(self.warm_start)).encode()).hexdigest()[:16],
-        }
 
 
 class Search:
     """A study that is open, checked and locked; nothing is written to it before ``run``. See ``open_search``."""
 
-    def __init__(self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool = False
+    ) -> None:
         self._plan = plan
         self._out = out
         self._storage = storage
         self._study = study
+        self._shared = shared  # the folder's lock does not keep others out of the study
+        self._claimed: optuna.Study | None = None
         self._kept: Result | None = None
-        self._ended: dict[int, Trial] = {}  # by number; trials that ended do not change
+        self._ended: dict[int, Trial | None] = {}  # by number; trials that ended do not change
 
     def run(
         self,
@@ -162,6 +131,9 @@ class Search:
                 if isinstance(place, Inline):  # an evaluation in this thread takes its time
                     self._keep(result, on_trial)
                 free = min(workers, trials - result.evaluated) - len(under_way)
+                for trial in _queued(study, plan.space, free) if free > 0 else ():
+                    submit(trial)
+                    free -= 1
                 if free > 0 and not exhausted:
                     try:
                         proposals = sampler.propose(study, free)
@@ -213,18 +185,22 @@ class Search:
     def _started(self) -> optuna.Study:
         plan = self._plan
         _repair(self._out)
-        study = self._study
-        if study is None:
-            storage, name = _opened(self._out, self._storage), _name(self._out, self._storage)
-            study = optuna.create_study(storage=storage, study_name=name, direction=plan.direction)
-        if PLAN not in study.user_attrs:
-            study.set_user_attr(PLAN, plan.describe())
+        study = self._study or created(self._out, plan, self._storage)
+        if self._shared:
+            claim(study, self._storage)
+            self._claimed = study
+        describe(study, self._out, plan, self._storage)
         _end_running(study)
         given = sum(WARM in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         for code, value in plan.warm_start[given:]:
             params, kinds = plan.space.decode(code), distributions(plan.space)
             study.add_trial(create_trial(params=params, distributions=kinds, value=value, user_attrs={WARM: True}))
         return study
+
+    def release(self) -> None:
+        """Let other processes search in the study."""
+        if self._claimed is not None:
+            release(self._claimed)
 
     def _found(self, study: optuna.Study) -> Result:
         return ended(study, self._plan.space, self._plan.direction, self._ended)
@@ -250,26 +226,22 @@ def open_search(out: Path, plan: Plan, *, storage: str | None = None, resume: bo
     way is run again.
 
     Args:
-        storage: an Optuna storage URL, where the study takes the output folder's name; by default a journal file in
-            the output folder.
+        storage: an Optuna storage URL, where the study is called after the output folder, with a hash of its absolute
+            path; by default a journal file in the output folder.
         resume: continue the study that is there, if any.
 
     Raises:
         StudyError: the folder is in use, or holds a study that ``resume`` does not continue or that has another plan.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out, os.O_RDONLY)  # the folder itself: no lock file to leave behind
-    except OSError as error:
-        raise StudyError(f"cannot use the output folder {out}: {error.strerror}") from error
-    try:
+    with locked(out) as alone:
+        study, shared = existing(out, plan, storage, resume), storage is not None or not alone
+        if study is not None and shared:
+            check_free(study, storage)
+        search = Search(plan, out, storage, study, shared)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(f"another search is running in {out}; wait for it or choose another folder") from None
-        yield Search(plan, out, storage, _existing(out, plan, storage, resume))
-    finally:
-        os.close(lock)
+            yield search
+        finally:
+            search.release()
 
 
 def run(
@@ -311,17 +283,38 @@ def _begin(
 ) -> list[FrozenTrial]:
     """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
     kinds = distributions(space)
+    begun: list[FrozenTrial] = []
     for configuration, choice in proposals:
-        study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
-            )
+        trial = create_trial(
+            state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
         )
-    return study.get_trials(deepcopy=False)[-len(proposals) :] if proposals else []
+        # Not study.add_trial: in a storage that others share, the last trial of the study may be theirs.
+        number = study._storage.create_new_trial(study._study_id, template_trial=trial)
+        begun.append(study._storage.get_trial(number))
+    return begun
+
+
+def _queued(study: optuna.Study, space: SearchSpace, n: int) -> list[FrozenTrial]:
+    """Up to ``n`` trials that somebody enqueued, in a dashboard for example, running from now on. Those that do not say
+    the whole configuration are left to who enqueued them."""
+    storage, kinds = study._storage, distributions(space)
+    begun: list[FrozenTrial] = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        code = code_of(trial.system_attrs.get(ENQUEUED, {}), space)
+        if code is None or len(begun) == n:
+            continue
+        if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            continue  # somebody else was quicker
+        storage.set_trial_user_attr(trial._trial_id, OURS, True)
+        for name, option in space.decode(code).items():
+            storage.set_trial_param(trial._trial_id, name, kinds[name].to_internal_repr(option), kinds[name])
+        begun.append(storage.get_trial(trial._trial_id))
+    return begun
 
 
 def _described(choice: Choice | None) -> dict[str, Any]:
-    return {} if choice is None else {RANKING: {"pool": choice.pool, "probability": choice.probability}}
+    ranking = {} if choice is None else {RANKING: {"pool": choice.pool, "probability": choice.probability}}
+    return {OURS: True, **ranking}
 
 
 def _counts(ranker: Ranker) -> dict[str, int]:
@@ -329,46 +322,6 @@ def _counts(ranker: Ranker) -> dict[str, int]:
     names = ("prompt_tokens", "computed_tokens")
     tokens = {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
     return {"repeated": ranker.repeated, **tokens}
-
-
-def _existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:
-    study = None
-    if storage is not None or (out / JOURNAL).exists():
-        try:
-            study = optuna.load_study(study_name=_name(out, storage), storage=_opened(out, storage))
-        except KeyError:
-            pass  # the storage has no study of this name
-        except Exception as error:  # whatever a damaged journal or a database's driver raises
-            reason = " ".join(str(error).split())
-            raise StudyError(f"cannot open the storage {storage or out / JOURNAL}: {reason}") from error
-    if study is None:
-        if (out / RESULTS).exists():
-            raise StudyError(f"{out} holds the {RESULTS} of another study; choose another folder")
-        return None
-    found = study.user_attrs.get(PLAN)
-    if found is None and not study.get_trials(deepcopy=False) and study.direction.name.lower() == plan.direction:
-        return study  # killed right after it was created
-    where = str(out) if storage is None else f"study {study.study_name} of {storage}"
-    if not resume:
-        raise StudyError(f"{where} already holds a study: add --resume to continue it, or choose another folder")
-    if not isinstance(found, dict):
-        raise StudyError(f"{where} holds a study of another program; choose another folder")
-    for key, value in plan.describe().items():
-        if found.get(key) != value:
-            name = key.replace("_", " ")
-            detail = "" if key in ("space", "warm_start") else f" ({found.get(key)}, not {value})"
-            raise StudyError(
-                f"{where} holds a study with another {name}{detail}: resume it with the same, or choose another folder"
-            )
-    return study
-
-
-def _opened(out: Path, storage: str | None) -> BaseStorage | str:
-    return JournalStorage(JournalFile(str(out / JOURNAL))) if storage is None else storage
-
-
-def _name(out: Path, storage: str | None) -> str:
-    return "search" if storage is None else out.resolve().name
 
 
 def _repair(out: Path) -> None:
@@ -387,7 +340,10 @@ def _repair(out: Path) -> None:
 
 def _end_running(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        _fail(study, trial, KILLED, True)
+        if OURS in trial.user_attrs:
+            if ENQUEUED in trial.system_attrs:
+                study.enqueue_trial(trial.system_attrs[ENQUEUED])
+            _fail(study, trial, KILLED, True)
 
 
 def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:

@@ -19,9 +19,8 @@ from scripted import scripted_ranker
 
 from lmsearcher_local import checkpoint, load
 from lmsearcher_local.cli import main
-from lmsearcher_local.files import read_pool
+from lmsearcher_local.files import TABLE, read_pool
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.results import TABLE
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import JOURNAL, RESULTS
 
@@ -94,19 +93,10 @@ def test_search_with_a_command_and_resume(loaded: list[str]) -> None:
     second = call(*command, "--trials", "8", "--resume")
     assert "6 of 8 trials are done already" in second.stdout
     assert "Value: 0.01\n" in second.stdout
-    warm = call(
-        "search",
-        "space.yaml",
-        "--objective",
-        "goal:score",
-        "--warm-start",
-        f"out/{RESULTS}",
-        "--out",
-        "w",
-        "--trials",
-        "3",
-    )
-    assert "Best of 11 trials" in warm.stdout
+    warm = ("search", "space.yaml", "--objective", "goal:score", "--warm-start", f"out/{RESULTS}", "--out", "w")
+    assert "says that its values are minimized, here they are maximized" in refused(*warm)
+    found = call(*warm, "--trials", "3", "--direction", "minimize")
+    assert "Best of 11 trials" in found.stdout
     assert loaded == ["transformers", "vllm", "vllm"]
 
 
@@ -304,9 +294,9 @@ def test_configurations_as_others_write_them(tmp_path: Path) -> None:
     pool.write_text(
         '\ufeffid, n ,kind,lr,on\n1,4,"x,y",1e-3,True\n\n2,8.0,,0.10,FALSE\n3,8,a b,.1,1\n4,4,null,0.1,false\n'
     )
-    assert read_pool(pool, space) == ["1020", "0101", "1111", "0100"]
+    assert read_pool(pool, space).codes == ["1020", "0101", "1111", "0100"]
     pool.write_text("code,lr\n1020,0.001\n")
-    assert read_pool(pool, space) == ["1020"]
+    assert read_pool(pool, space).codes == ["1020"]
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("search", "--help"), ("rank", "-h"), ()])

@@ -10,8 +10,9 @@ import pytest
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import read_history
-from lmsearcher_local.results import TABLE, Result, Trial, dataframe, write_results
+from lmsearcher_local.files import TABLE
+from lmsearcher_local.results import Result, Trial, dataframe, write_results
+from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.study import RESULTS, run
 
@@ -36,6 +37,10 @@ FORMS = {
 }
 
 
+def read(source: str | Path, space: SearchSpace) -> list[tuple[str, float]]:
+    return [*read_history(source, space).entries]
+
+
 def score(configuration: Configuration) -> float:
     if configuration["rank"] == 8 and configuration["on"]:
         raise ValueError("line 1,\nline 2")
@@ -46,8 +51,8 @@ def score(configuration: Configuration) -> float:
 @pytest.mark.parametrize("name", ["h", "h.csv", "h#1.txt"])
 def test_forms_are_told_apart_by_what_they_hold(tmp_path: Path, form: str, name: str) -> None:
     (tmp_path / name).write_bytes(FORMS[form].encode("utf-8-sig" if "column" in form else "utf-8"))
-    assert read_history(tmp_path / name, SPACE) == KNOWN
-    assert read_history(str(tmp_path / name), SPACE) == KNOWN
+    assert read(tmp_path / name, SPACE) == KNOWN
+    assert read(str(tmp_path / name), SPACE) == KNOWN
 
 
 def test_an_optuna_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,16 +71,19 @@ def test_an_optuna_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             study.optimize(objective, n_trials=1)
         study.ask()  # under way
     for source in ("sqlite:///a.db#mine", "sqlite:///a.db", "log", "log#mine"):
-        assert read_history(source, SPACE) == KNOWN
-    with pytest.raises(LMSearcherError, match="log: trial 2: rank has no option 16; allowed: 4, 8"):
-        read_history("log", SearchSpace({**SPACE.describe(), "rank": [4, 8]}))
-    with pytest.raises(LMSearcherError, match="log: trial 0: a configuration names exactly p0; got rank, lr, on, name"):
-        read_history("log", SearchSpace([5]))
+        assert read(source, SPACE) == KNOWN
+    fewer = read_history("log", SearchSpace({**SPACE.describe(), "rank": [4, 8]}))
+    assert (list(fewer.entries), fewer.left_out, fewer.direction) == (KNOWN[:2], 1, "minimize")
+    assert fewer.note == (
+        "log: 1 trial is left out, because this space does not offer it: trial 2: rank has no option 16; allowed: 4, 8"
+    )
+    with pytest.raises(LMSearcherError, match="log: this space offers none of its 3 trials; trial 0: a configuration"):
+        read("log", SearchSpace([5]))
     optuna.create_study(study_name="two", directions=["minimize"] * 2, storage="sqlite:///a.db")
     with pytest.raises(LMSearcherError, match="#two has 2 objectives; a history has one"):
-        read_history("sqlite:///a.db#two", SPACE)
+        read("sqlite:///a.db#two", SPACE)
     with pytest.raises(LMSearcherError, match=r"there is no database b\.db"):
-        read_history("sqlite:///b.db#mine", SPACE)
+        read("sqlite:///b.db#mine", SPACE)
     assert sorted(file.name for file in Path().iterdir()) == ["a.db", "log"]
 
 
@@ -84,7 +92,7 @@ def test_what_a_search_found_comes_in_again(tmp_path: Path) -> None:
     told = [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
     assert 0 < len(told) < 20
     for source in (tmp_path, tmp_path / RESULTS, tmp_path / TABLE, tmp_path / "study.journal"):
-        assert read_history(source, SPACE) == told
+        assert read(source, SPACE) == told
     with (tmp_path / TABLE).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [*rows[0]] == ["trial", "code", "value", "reason", "rank", "lr", "on", "name"]
@@ -108,11 +116,11 @@ def test_a_dataframe(tmp_path: Path) -> None:
     assert (best["code"], best["value"], best["rank"]) == (*result.best, SPACE.decode(result.best[0])["rank"])
     again = pandas.read_csv(tmp_path / TABLE, dtype={"code": str})
     pandas.testing.assert_series_equal(again["value"], frame["value"], rtol=0)
-    told = read_history(tmp_path, SPACE)
+    told = read(tmp_path, SPACE)
     frame.to_csv(tmp_path / "frame.csv", index=False)
     frame.to_json(tmp_path / "frame", orient="records", double_precision=15)
-    assert read_history(tmp_path / "frame.csv", SPACE) == told
-    assert read_history(tmp_path / "frame", SPACE) == [(code, pytest.approx(value)) for code, value in told]
+    assert read(tmp_path / "frame.csv", SPACE) == told
+    assert read(tmp_path / "frame", SPACE) == [(code, pytest.approx(value)) for code, value in told]
 
 
 def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
@@ -124,12 +132,12 @@ def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
     )
     result = Result(space, "maximize", trials)
     write_results(tmp_path / "t.csv", result)
-    assert read_history(tmp_path / "t.csv", space) == [("010", 1.5), ("000", 2.5)]
+    assert read(tmp_path / "t.csv", space) == [("010", 1.5), ("000", 2.5)]
     head = "trial,code,value,reason,parameter value,parameter code,parameter trial"
     assert (tmp_path / "t.csv").read_text().splitlines()[0] == head
     (tmp_path / "t.csv").write_text("value,code,trial\n1,x,true\n")
     with pytest.raises(LMSearcherError, match="a column called value is needed, which is no parameter, or lines code,"):
-        read_history(tmp_path / "t.csv", space)
+        read(tmp_path / "t.csv", space)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "h").write_text(text)
     with pytest.raises(LMSearcherError) as raised:
-        read_history(tmp_path / "h", SPACE)
+        read(tmp_path / "h", SPACE)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 

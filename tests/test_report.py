@@ -358,13 +358,13 @@ def test_other_storages_and_what_is_no_search(tmp_path: Path, monkeypatch: pytes
     Path("broken/study.journal").write_text("{]\n{}\n")
     files = sorted(Path().rglob("*"))
     for source, message in {
-        "mine": "there is no mine/study.journal; a search with another storage is named by its URL",
+        "mine": f"the study of mine is elsewhere; name it: {url}#mine-",
         "nowhere": "there is no nowhere; a search with another storage",
         "broken": "cannot open the storage broken: ",
         "sqlite:///none.db#a": "there is no database none.db",
         "nosuchdialect://x": "cannot open the storage nosuchdialect://x: ",
-        url: f"{url} holds 2 studies; name one: {url}#STUDY_NAME (mine, other)",
-        f"{url}#his": f"{url} holds no study 'his'; it holds: mine, other",
+        url: f"{url} holds 2 studies; name one: {url}#STUDY_NAME (mine-",
+        f"{url}#his": f"{url} holds no study 'his'; it holds: mine-",
         f"{url}#other": "other is a study of another program, not of a search",
     }.items():
         result = CliRunner().invoke(main, ["report", source])

@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
-from lmsearcher_local.files import read_history, read_pool, write_history
+from lmsearcher_local.files import read_pool, write_history
 from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.optuna import distributions
 from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
+from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.study import JOURNAL, RESULTS, Plan, open_search, run
 
@@ -143,13 +144,13 @@ def test_minimize(tmp_path: Path) -> None:
 
 def test_warm_start_is_shown_and_not_repeated(tmp_path: Path) -> None:
     first = search(tmp_path / "first", 15)
-    known = read_history(tmp_path / "first" / RESULTS, SPACE)
+    known = read_history(tmp_path / "first" / RESULTS, SPACE).entries
     assert [code for code, _ in known] == codes(first)
     second = search(tmp_path / "second", 10, warm_start=known)
     assert codes(second)[:15] == codes(first)
     assert len(set(codes(second))) == 25
     assert (second.evaluated, second.random) == (10, 15)
-    assert len(read_history(tmp_path / "second" / RESULTS, SPACE)) == 25
+    assert len(read_history(tmp_path / "second" / RESULTS, SPACE).entries) == 25
     third = tmp_path / "third"  # killed amid the warm start
     study = optuna.create_study(study_name="search", storage=journal(third), direction="maximize")
     study.set_user_attr("lmsearcher", Plan(SPACE, "function test_study:score", warm_start=known).describe())
@@ -259,9 +260,9 @@ def test_history_files_round_trip(tmp_path: Path) -> None:
     values = [("0000", 1.5), ("2312", -1e-300), ("0100", 1e300)]
     write_history(tmp_path / "h.json", values)
     assert json.loads((tmp_path / "h.json").read_text())["Trial1"] == {"cell": "0000", "prediction": 1.5}
-    assert read_history(tmp_path / "h.json", SPACE) == values
+    assert [*read_history(tmp_path / "h.json", SPACE).entries] == values
     (tmp_path / "h.csv").write_text("code,value\n0000,1.5\n\n2312 , -1e-300\r\n0100,1e300\n")
-    assert read_history(tmp_path / "h.csv", SPACE) == values
+    assert [*read_history(tmp_path / "h.csv", SPACE).entries] == values
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["h.csv", "h.json"]
 
 

@@ -1,0 +1,238 @@
+"""What was evaluated before, from wherever it is kept: by parameter name and value, with the source's own direction.
+
+A code without its space is no configuration. Where a source says which parameters its trials had, they are read by name
+and value; bare codes in the folder of a search are codes of that search's space.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from lmsearcher_local.documents import parse_json
+from lmsearcher_local.errors import HistoryError, StudyError, brief
+from lmsearcher_local.files import (
+    COLUMNS,
+    RESULTS,
+    TABLE,
+    ByValue,
+    Unfit,
+    checked_code,
+    configurations,
+    header_of,
+    omission,
+    parameter_names,
+    rows_of,
+    text_of,
+)
+from lmsearcher_local.searcher import Direction
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.stored import JOURNAL, STUDY, kept_plan, shown, stored_study
+
+SHAPE = (
+    '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...} or a list of objects with "value" and "code" or every'
+    " parameter"
+)
+Entry = tuple[str, object, object]  # place, a code (text, an Unfit, or what is none), value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Codes of a space and their values; how many trials the space does not offer, one line about them, empty where
+    there are none; and the direction, where the source says it."""
+
+    name: str
+    entries: tuple[tuple[str, float], ...]
+    left_out: int = 0
+    note: str = ""
+    direction: Direction | None = None
+
+    def check(self, direction: Direction) -> None:
+        """Make sure that the source does not contradict a direction.
+
+        Raises:
+            HistoryError: it does.
+        """
+        if self.direction not in (None, direction):
+            raise HistoryError(
+                f"{self.name} says that its values are {self.direction}d, here they are {direction}d:"
+                f" use --direction {self.direction}, or another source"
+            )
+
+
+class Searched(NamedTuple):
+    """What the folder of a search says of the codes in it."""
+
+    space: SearchSpace
+    direction: Direction
+
+
+def read_history(source: str | Path, space: SearchSpace) -> Source:
+    """What was evaluated before; trials without a value have failed and do not count.
+
+    Args:
+        source: a file, the output folder of a search, or another Optuna study as ``stored_study`` finds it. A file is
+            the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
+            columns, or of lines ``code,value``; or the journal of an Optuna storage. Codes without parameters are of
+            the space of the search in whose folder the file lies, elsewhere of this space.
+
+    Raises:
+        HistoryError: the source is missing or malformed, a value is not a finite number, or the space offers none of
+            its configurations.
+        SpaceError: a code without parameters is not of its space.
+        StudyError: there is no such Optuna study.
+    """
+    path, name = Path(source), shown(str(source))
+    direction: Direction | None = None
+    if path.is_dir():
+        path = _of_folder(path)
+    if not path.exists() and ("://" in str(source) or "#" in str(source)):
+        direction, entries = _of_study(str(source), space)
+    elif (text := text_of(path, HistoryError)).lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
+        direction, entries = _of_study(str(path), space)
+    else:
+        searched = _searched(path.absolute().parent)
+        if searched and path.name in (RESULTS, TABLE):
+            direction = searched.direction
+        bare = searched.space if searched else space
+        is_csv = text.lstrip()[:1] not in ("{", "[") and path.suffix != ".json"
+        entries = (_of_csv if is_csv else _of_json)(path, text, space, bare)
+    found, unfit = [], []
+    try:
+        for where, code, value in entries:
+            known = _finite(value, f"{name}: {where}")
+            if isinstance(code, Unfit):
+                unfit.append(f"{where}: {code.reason}")
+            else:
+                found.append((checked_code(space, code, f"{name}: {where}"), known))
+    except csv.Error as error:
+        raise HistoryError(f"{name} is no CSV: {error}") from error
+    if unfit and not found:
+        raise HistoryError(f"{name}: this space offers none of its {len(unfit):,} trials; {unfit[0]}")
+    return Source(name, tuple(found), len(unfit), omission(name, unfit, "trial"), direction)
+
+
+def _of_folder(folder: Path) -> Path:
+    """The file that says most of what is in a folder."""
+    names = (JOURNAL, RESULTS) if (folder / STUDY).exists() else (JOURNAL, TABLE, RESULTS)
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise HistoryError(f"{folder} holds no search: there is no {JOURNAL}, {TABLE} or {RESULTS} in it")
+
+
+def _searched(folder: Path) -> Searched | None:
+    """The space and direction of the search of which this is the output folder."""
+    plan = kept_plan(folder)
+    if plan is None:
+        return None
+    try:
+        return Searched(SearchSpace(dict(plan["space"])), plan["direction"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise StudyError(f"{folder} holds what no search of this package wrote ({error})") from error
+
+
+def _finite(value: object, where: str) -> float:
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
+
+
+def _of_json(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+    try:
+        trials = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise HistoryError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
+        raise HistoryError(f"{path} does not hold {SHAPE}")
+    read, translated = ByValue(space), Translated(bare, space)
+    named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
+    for where, trial in named:
+        keys = trial.keys() if isinstance(trial, dict) else set()
+        if {"cell", "prediction"} <= keys:
+            yield where, translated(trial["cell"], f"{path}: {where}"), trial["prediction"]
+        elif "value" not in keys or ("value" in space.names and not keys >= set(COLUMNS)):
+            raise HistoryError(f"{path}: {where} has no cell and prediction; the form is {SHAPE}")
+        elif trial["value"] is None:
+            continue  # it failed
+        elif keys >= set(COLUMNS):  # a search's results as a DataFrame writes them
+            cells = [(key, cell) for key, cell in trial.items() if key not in COLUMNS]
+            names = parameter_names(key for key, _ in cells)
+            yield where, read.code(dict(zip(names, (cell for _, cell in cells), strict=True))), trial["value"]
+        elif "code" in keys and not keys & (set(space.names) - {"value"}):
+            yield where, translated(trial["code"], f"{path}: {where}"), trial["value"]
+        else:
+            yield where, read.code({name: trial[name] for name in space.names if name in keys}), trial["value"]
+
+
+def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+    header = header_of(path, text)
+    ours = header[: len(COLUMNS)] == COLUMNS
+    cells: Iterator[tuple[str, object, str]]
+    translated = Translated(bare, space)
+    if ours or any(name in header for name in space.names):
+        if not ours and ("value" not in header or "value" in space.names):
+            raise HistoryError(
+                f"{path}: line 1: a column called value is needed, which is no parameter, or lines code,value; the"
+                f" columns are {', '.join(header)}"
+            )
+        column = header.index("value")
+        cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space))
+    else:
+        names = header if "code" in header and "value" in header else []
+        codes = _columns(path, text, names or ["code", "value"], names)
+        cells = ((where, translated(code, f"{path}: {where}"), value) for where, code, value in codes if value)
+    for where, code, value in cells:
+        if not value:
+            continue  # the trial failed
+        try:
+            number = float(value)
+        except ValueError:
+            raise HistoryError(f"{path}: {where}: the value is {brief(value)}; a finite number is needed") from None
+        yield where, code, number
+
+
+def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """Place, code and value of each row."""
+    for where, row in rows_of(text, header):
+        if len(row) != len(names):
+            raise HistoryError(f"{path}: {where}: a line is {','.join(names)}, not {','.join(row)}")
+        yield where, row[names.index("code")], row[names.index("value")]
+
+
+class Translated:
+    """Codes of one space as codes of another, by parameter name and value."""
+
+    def __init__(self, theirs: SearchSpace, ours: SearchSpace) -> None:
+        self._theirs = theirs
+        self._read = None if theirs.describe() == ours.describe() else ByValue(ours)
+
+    def __call__(self, code: object, where: str) -> object:
+        if self._read is None:
+            return code
+        return self._read.code(self._theirs.decode(checked_code(self._theirs, code, where)))
+
+
+def _of_study(source: str, space: SearchSpace) -> tuple[Direction, Iterator[Entry]]:
+    study = stored_study(source)
+    if len(study.directions) > 1:
+        raise HistoryError(f"{shown(source)} has {len(study.directions)} objectives; a history has one")
+    read = ByValue(space)
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    entries = (
+        (
+            f"trial {trial.number}",
+            Unfit("it broke a limit") if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params),
+            trial.value,
+        )
+        for trial in trials
+    )
+    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize", entries
