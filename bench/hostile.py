@@ -136,7 +136,10 @@ def ask(folder: Path, engine: str, answers: int) -> dict[str, Any]:
         AssertionError: an answer that must never be.
     """
     found: Counter[str] = Counter()
-    with warnings.catch_warnings(), load_ranker(folder, engine, cache_bytes=CACHE) as ranker:
+    with (
+        warnings.catch_warnings(),
+        load_ranker(folder, engine, cache_bytes=CACHE if engine == "vllm" else None) as ranker,
+    ):
         warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that are none
         reference = _reference(folder)
         for number, (task, whole, temperature) in zip(range(answers), _questions(), strict=False):

@@ -26,18 +26,27 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_model(
-    folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2, hidden: int = 64
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    layers: int = 2,
+    hidden: int = 64,
+    heads: tuple[int, int, int] | None = None,
 ) -> None:
-    """Write ``config.json`` and random weights as Llama 3.1 8B lays them out: grouped queries, untied head."""
+    """Write ``config.json`` and random weights as Llama 3.1 8B lays them out: grouped queries, untied head.
+
+    ``heads`` are those of queries, those of keys and values, and their size.
+    """
     torch.manual_seed(seed)
+    queries, keys, size = heads or (hidden // 32, hidden // 64, 32)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 64,
-        head_dim=32,
+        num_attention_heads=queries,
+        num_key_value_heads=keys,
+        head_dim=size,
         max_position_embeddings=131072,
         rms_norm_eps=1e-5,
         bos_token_id=128000,

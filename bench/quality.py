@@ -85,7 +85,7 @@ def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | No
     run_apart([cell for cell in cells if cell.method not in OURS], out)
     ours = [cell for cell in cells if cell.method in OURS]
     if ours:
-        with load_ranker(checkpoint, engine, cache_bytes=CACHE) as ranker:
+        with load_ranker(checkpoint, engine, cache_bytes=CACHE if engine == "vllm" else None) as ranker:
             for name in names:
                 run_lockstep([cell for cell in ours if cell.method == name], ranker, model, out)
     summary = summarise(read(out / "rows.jsonl"))

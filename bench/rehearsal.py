@@ -25,8 +25,9 @@ import optuna
 from lmsearcher_local import throughput
 from lmsearcher_local.calibration import RANKING
 from lmsearcher_local.checkpoint import load_checkpoint, read_json
-from lmsearcher_local.doctor import OVERHEAD
 from lmsearcher_local.files import RESULTS, TABLE
+from lmsearcher_local.memory import plan_memory
+from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.stored import stored_study
 from lmsearcher_local.tables import table as load_table
 
@@ -92,7 +93,7 @@ def rehearse(shape: str, trials: int, folder: Path, out: Path) -> Iterator[Row]:
     yield row | planned(whole)
     row = measured("search, resumed", (*search, "--checkpoint", whole, "--out", killed, "--resume"), out)
     yield row | planned(whole) | {"as_the_first": same(history, killed)}
-    yield measured(f"rank of {CANDIDATES:,}", (*rank, "--checkpoint", whole), out) | planned(whole)
+    yield measured(f"rank of {CANDIDATES:,}", (*rank, "--checkpoint", whole), out) | planned(whole, CANDIDATES)
     yield measured("trim", (*COMMAND, "trim", whole, trimmed), out)
     row = measured("search, trimmed", (*search, "--checkpoint", trimmed, "--out", out / "trimmed"), out)
     yield row | planned(trimmed) | times(out / "trimmed", row) | {"as_the_first": same(history, out / "trimmed")}
@@ -135,10 +136,11 @@ def times(search: Path, row: Row) -> Row:
     return {"first_ask_s": round(first, 2), "ask_s": round(median(gaps), 3), "longest_ask_s": round(max(gaps), 3)}
 
 
-def planned(checkpoint: Path) -> Row:
-    """What ``doctor`` plans for a search."""
+def planned(checkpoint: Path, pool: int = 10) -> Row:
+    """What ``doctor`` plans for a search on the processor, and for a ranking of a larger pool."""
     found = load_checkpoint(checkpoint)
-    return {"planned_bytes": found.weight_bytes + found.cache_bytes + OVERHEAD}
+    longest = longest_prompt(found.codec(), load_table(BENCHMARK).space, pool)
+    return {"planned_bytes": plan_memory(found, longest, card=False).total}
 
 
 def told(search: Path) -> int:

@@ -20,8 +20,6 @@ from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
-PROMPTS_CACHED = 8  # prompts of full length that the key-value cache holds at once,
-CACHE_BUDGET = 2 << 30  # as far as this many bytes hold them; one must fit: a large model has to leave the card room
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
@@ -56,9 +54,10 @@ class Checkpoint:
     """A checked checkpoint folder.
 
     ``weights`` are its safetensors files; ``quantization`` is the method that vLLM reads them with, as the folder
-    names it (``fp8``, ``awq``, ``gptq``, …), or ``None``. ``context`` is the prompt length used, in tokens.
-    ``weight_bytes``, ``token_bytes`` (keys and values of one token) and ``cache_bytes`` (of all that are kept at once)
-    are memory in bytes; ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
+    names it (``fp8``, ``awq``, ``gptq``, …), or ``None``.
+    ``context`` is the longest prompt, in tokens. ``weight_bytes`` and ``token_bytes`` (keys and values of one token)
+    are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer; ``memory.py`` plans what they take when
+    loaded. ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
     """
 
     path: Path
@@ -70,7 +69,8 @@ class Checkpoint:
     dtype: str
     weight_bytes: int
     token_bytes: int
-    cache_bytes: int
+    hidden: int
+    intermediate: int
     identity: str
 
     def codec(self) -> Codec:
@@ -143,9 +143,12 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         token_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
         context = min(int(config["max_position_embeddings"]), CONTEXT_CAP)
         vocabulary = int(config["vocab_size"])
+        hidden = int(config.get("hidden_size") or heads * head_size)
+        intermediate = int(config.get("intermediate_size") or 4 * hidden)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
-    if min(token_bytes, context, vocabulary) < 1 or max(token_bytes, vocabulary) > 1 << 40:
+    sizes = (token_bytes, context, vocabulary, hidden, intermediate)
+    if min(sizes) < 1 or max(sizes) > 1 << 40:
         raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
     quantization = config.get("quantization_config")
     return Checkpoint(
@@ -158,15 +161,10 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         dtype=dtype,
         weight_bytes=sum(file.stat().st_size for file in weights),
         token_bytes=token_bytes,
-        cache_bytes=cache_bytes(context, token_bytes),
+        hidden=hidden,
+        intermediate=intermediate,
         identity=_fingerprint(folder, weights),
     )
-
-
-def cache_bytes(context: int, token_bytes: int) -> int:
-    """Bytes of the key-value cache for prompts of ``context`` tokens, ``token_bytes`` each."""
-    prompt = context * token_bytes
-    return max(256 << 20, prompt, min(PROMPTS_CACHED * prompt, CACHE_BUDGET))
 
 
 class Tensor(NamedTuple):

@@ -245,7 +245,7 @@ def search(
     ):
         click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
         try:
-            with load_ranker(checkpoint, engine) as ranker, progress(trials) as show:
+            with load_ranker(checkpoint, engine, space=space, pool_size=pool_size) as ranker, progress(trials) as show:
                 result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots)
         except KeyboardInterrupt:
             click.echo("The same command with --resume goes on from here.", err=True)

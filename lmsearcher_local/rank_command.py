@@ -87,7 +87,7 @@ def rank(
     for line in filter(None, (source.note, note)):
         click.echo(line, err=True)
     click.echo(f"{len(candidates):,} candidates; loading the model ...", err=True)
-    with load_ranker(checkpoint, engine) as ranker, progress() as show:
+    with load_ranker(checkpoint, engine, space=space, pool_size=len(candidates)) as ranker, progress() as show:
         known = Searcher(
             space,
             ranker,

@@ -11,6 +11,7 @@ from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
 from lmsearcher_local.errors import EngineError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.prompt.base import Codec
+from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trie import Branch, TokenTrie, log_softmax
 
@@ -180,7 +181,7 @@ class Ranker:
         if longest > self.engine.max_length:
             raise PromptError(
                 f"{len(task.history)} trials and {len(task.pool)} candidates make a prompt of {longest} tokens;"
-                f" this checkpoint reads {self.engine.max_length}"
+                f" as loaded, this checkpoint reads {self.engine.max_length}"
             )
         return prompt
 
@@ -221,19 +222,11 @@ class Ranker:
         Raises:
             PromptError: they do not.
         """
-        pool_size = min(pool_size, self.codec.max_pool)
-        codes = space.sample(np.random.default_rng(0), HISTORY_CAP + pool_size)
-        pool, seen = codes[:pool_size], codes[pool_size:]
-        history = History(tuple(seen), tuple(i / 9 for i in range(len(seen))))
-        # History and pool apart, because no token holds of both, and a pool behind a history costs a surrogate.
-        with_history, with_pool, bare = (
-            len(self.codec.prompt(space, *parts)) for parts in ((history, []), (History(), pool), (History(), []))
-        )
-        length = with_history + with_pool - bare + max(map(len, self.codec.answers(space, pool)))
+        length = longest_prompt(self.codec, space, pool_size)
         if length > self.engine.max_length:
             raise PromptError(
-                f"{len(seen)} trials and {len(pool)} candidates of this space make a prompt of {length} tokens;"
-                f" this checkpoint reads {self.engine.max_length}"
+                f"{HISTORY_CAP} trials and {min(pool_size, self.codec.max_pool)} candidates of this space make a prompt"
+                f" of up to {length} tokens; as loaded, this checkpoint reads {self.engine.max_length}"
             )
 
 

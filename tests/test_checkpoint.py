@@ -50,7 +50,7 @@ def test_the_published_layout_is_described(copy: Path) -> None:
     checkpoint = load_checkpoint(copy)
     assert checkpoint.profile.template == "llama3.1"
     assert checkpoint.context == 20_480
-    assert checkpoint.cache_bytes == max(256 << 20, 8 * 20_480 * 2 * 2 * 1 * 32 * 4)
+    assert checkpoint.token_bytes == 2 * 2 * 1 * 32 * 4
     assert checkpoint.weight_bytes == (copy / "model.safetensors").stat().st_size
     (copy / "lmsearcher.json").write_text('{"template": "llama3"}')
     assert load_checkpoint(copy).profile.template == "llama3"

@@ -33,7 +33,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     engines: list[str] = []
 
     @contextmanager
-    def load_ranker(path: Path | None, engine: str) -> Iterator[Ranker]:
+    def load_ranker(path: Path | None, engine: str, *, space: SearchSpace, pool_size: int) -> Iterator[Ranker]:
         engines.append(engine)
         yield scripted_ranker()
 

@@ -12,9 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.cli import main
-from lmsearcher_local.doctor import forms, longest_prompt
+from lmsearcher_local.doctor import forms
 from lmsearcher_local.history import History
 from lmsearcher_local.presets.registry import PRESETS, preset
+from lmsearcher_local.prompt.length import longest_prompt
 
 LAYER = {
     **{"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096)},
@@ -62,7 +63,7 @@ def plan(folder: Path, *options: str) -> tuple[dict[str, list[str]], str]:
     rows = {}
     for line in result.stdout.splitlines():
         if found := re.fullmatch(
-            r"(\S.*?) +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) +(yes|no) +(yes|no) +(yes|no) +(yes|no)", line
+            r"(\S.*?) +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) +(yes|no) +(yes|no) +(yes|no) +(yes|no)", line
         ):
             rows[found[1]] = list(found.groups()[1:])
     return rows, result.stdout
@@ -71,7 +72,6 @@ def plan(folder: Path, *options: str) -> tuple[dict[str, list[str]], str]:
 def test_the_published_8b_is_planned_from_its_headers(published: Path) -> None:
     checkpoint = load_checkpoint(published)
     assert checkpoint.token_bytes == 2 * 32 * 8 * 128 * 2
-    assert checkpoint.cache_bytes == 20_480 * checkpoint.token_bytes  # one prompt of full length, 12 of the usual
     sizes = {form.name: form.weights for form in forms(checkpoint)}
     assert sizes["as it is (bfloat16)"] == 2 * 8_030_261_248
     vocabulary, layers = 2 * 128256 * 4096, 32 * 218_103_808
@@ -81,16 +81,13 @@ def test_the_published_8b_is_planned_from_its_headers(published: Path) -> None:
     assert sizes["4 bits (AWQ, GPTQ)"] == pytest.approx(5.73e9, rel=0.005)  # as such folders of this model weigh
 
     rows, output = plan(published)
-    assert rows["as it is (bfloat16)"] == ["16.06", "2.68", "21.94", "no", "no", "yes", "yes"]
-    assert rows["trimmed"] == ["13.98", "2.68", "19.87", "no", "no", "yes", "yes"]
-    assert rows["fp8"] == ["9.08", "2.68", "14.97", "no", "yes", "yes", "yes"]
-    assert rows["4 bits (AWQ, GPTQ)"] == ["5.73", "2.68", "11.61", "yes", "yes", "yes", "yes"]
-    assert (
-        "Verdict: as it is (bfloat16) on 24 and 80 GB; fp8 on 16 GB; 4 bits (AWQ, GPTQ) on 12 GB."
-        in output.splitlines()
-    )
+    assert rows["as it is (bfloat16)"] == ["16.06", "0.54", "18.14", "18.47", "no", "no", "yes", "yes"]
+    assert rows["trimmed"] == ["13.98", "0.54", "16.06", "16.08", "no", "no", "yes", "yes"]
+    assert rows["fp8"] == ["9.08", "0.54", "11.16", "10.44", "yes", "yes", "yes", "yes"]
+    assert rows["4 bits (AWQ, GPTQ)"] == ["5.73", "0.54", "7.81", "6.59", "yes", "yes", "yes", "yes"]
+    assert "Verdict: as it is (bfloat16) on 24 and 80 GB; fp8 on 12 and 16 GB." in output.splitlines()
     # 198 times `012 334 | 0 . 333 3 ,` and twice one less, 10 times `012 334 ;`, 30 of the template, 2 to answer
-    assert f"200 trials and a pool of 10 in nasbench201: {1598 + 30 + 30 + 2:,} tokens, in batches of 12;" in output
+    assert f"200 trials and a pool of 10 in nasbench201: {1598 + 30 + 30 + 2:,} tokens, in batches of 2;" in output
 
 
 def test_the_shapes_above_are_those_of_a_llama() -> None:
@@ -125,8 +122,8 @@ def test_the_bundled_checkpoint_fits_everywhere_and_a_preset_is_named() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_question_is_longer_than_the_longest(name: str, llama_folder: Path) -> None:
-    checkpoint, space, rng = load_checkpoint(llama_folder), preset(name).space, np.random.default_rng(0)
-    longest, codec = longest_prompt(checkpoint, space), checkpoint.codec()
+    codec, space, rng = load_checkpoint(llama_folder).codec(), preset(name).space, np.random.default_rng(0)
+    longest = longest_prompt(codec, space, 10)
     for _ in range(5):
         codes = space.sample(rng, 210)
         prompt = codec.prompt(space, History(tuple(codes[10:]), tuple(rng.normal(size=len(codes) - 10))), codes[:10])

@@ -14,30 +14,39 @@ from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
 from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.errors import EngineError
+from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
 
 # vLLM reads these when it is imported or started. Only the exact text "1" counts.
 VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}  # 0: the engine runs in this process
 LOGGING = ("VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_PATH")
+NO_MEMORY = ("out of memory", "allocate memory", "available memory", "free memory")  # as torch and vLLM say it
 NOISE, NOISE_FLOAT32 = 0.25, 1e-3  # nats: well above what batches and caches were seen to move; float32 on a processor
 
 
 class VLLMEngine(Engine):
     """A checkpoint loaded in vLLM. A process holds one at a time.
 
-    ``prompt_tokens`` counts the tokens of all prompts so far, ``computed_tokens`` those of them that were not in the
-    prefix cache.
+    Args:
+        longest: tokens of the longest question, answer included; ``None`` is all that the checkpoint reads.
+        cache_bytes: of keys and values, in place of the plan's own.
+
+    ``plan`` is the memory it is loaded with. ``prompt_tokens`` counts the tokens of all prompts so far,
+    ``computed_tokens`` those of them that were not in the prefix cache.
 
     Raises:
         EngineError: vLLM is missing, does not match this machine, another one is open, or the memory does not suffice.
     """
 
+    plan: MemoryPlan
     _open: "VLLMEngine | None" = None  # vLLM's groups of processes are global: closing one engine breaks any other
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, longest: int | None = None, cache_bytes: int | None = None) -> None:
         self._checkpoint: Checkpoint = checkpoint
         if VLLMEngine._open:
             loaded = VLLMEngine._open._checkpoint.path
             raise EngineError(f"vLLM holds one checkpoint at a time in a process, now {loaded}; close it first")
+        self._longest = longest
+        self._cache_bytes = cache_bytes
         self._llm: Any = None
         self._failed = False  # inside a step: vLLM may hold requests that nobody waits for
         self._slept = False
@@ -64,10 +73,10 @@ class VLLMEngine(Engine):
             super().sleep()
         if self.is_asleep:
             return
-        need, free = self._checkpoint.weight_bytes, psutil.virtual_memory().available
+        need, free = self.plan.host, psutil.virtual_memory().available
         if not self._slept and free < need:  # torch keeps the pinned memory of the first time for the next
             raise EngineError(
-                f"to leave the card the model needs {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+                f"to leave the card the model needs {need / GB:.1f} GB of memory, and {free / GB:.1f} GB are free"
             )
         self._recover()
         try:
@@ -240,8 +249,12 @@ class VLLMEngine(Engine):
         if current_platform.is_cpu() and hasattr(type(current_platform), "simple_compile_backend"):
             # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
             type(current_platform).simple_compile_backend = "eager"
-        self.max_length = checkpoint.context - 1  # the engine adds the token that it samples
+        card = not current_platform.is_cpu()
+        self.plan = plan_memory(checkpoint, self._longest, card=card, cache_bytes=self._cache_bytes)
+        self.max_length = self.plan.context - 1  # the engine adds the token that it samples
         self.can_sleep = current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available()
+        # A head in bfloat16 answers in steps of 1/16 and more. On a processor another type costs a copy of it a step.
+        finer = card and checkpoint.dtype != "float32" and checkpoint.quantization is None
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
             self._llm = llm(
@@ -250,10 +263,13 @@ class VLLMEngine(Engine):
                 load_format="safetensors",
                 trust_remote_code=False,
                 dtype=checkpoint.dtype,
-                max_model_len=checkpoint.context,
-                kv_cache_memory_bytes=checkpoint.cache_bytes,
-                # Only full blocks are cached; the CPU build's default of 128 tokens would waste most of a prompt.
-                block_size=32 if current_platform.is_cpu() else 16,
+                hf_overrides={"head_dtype": "float32"} if finer else None,
+                max_model_len=self.plan.context,
+                max_num_batched_tokens=self.plan.batch_tokens,
+                max_num_seqs=self.plan.sequences,
+                block_size=self.plan.block,
+                kv_cache_memory_bytes=self.plan.cache,
+                gpu_memory_utilization=0.01,  # of a card, and all of that must be free at the start whatever the bytes
                 enable_prefix_caching=True,
                 enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
                 enable_sleep_mode=self.can_sleep,
@@ -263,13 +279,22 @@ class VLLMEngine(Engine):
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded
             vllm.distributed.cleanup_dist_env_and_memory()
-            need = (checkpoint.weight_bytes + checkpoint.cache_bytes) / 2**30
-            raise EngineError(
-                f"vLLM cannot load {checkpoint.path} ({_reason(error)}); it needs about {need:.1f} GiB of memory, see"
-                " `lmsearcher-local doctor`"
-            ) from error
+            raise EngineError(f"vLLM cannot load {checkpoint.path}: {self._why(error)}") from error
         exact = current_platform.is_cpu() and "float32" in str(self._llm.llm_engine.model_config.dtype)
         self.noise = NOISE_FLOAT32 if exact else NOISE
+
+    def _why(self, error: Exception) -> str:
+        """Why a checkpoint does not load; of too little memory, which number to lower."""
+        reason, plan = _reason(error), self.plan
+        if not any(words in reason.lower() for words in NO_MEMORY):
+            return reason
+        cache = f"{plan.cache / GB:.2f} GB of cache"
+        if plan.cache > plan.least_cache:
+            cache += f" (cache_bytes, at least {plan.least_cache / GB:.2f} GB)"
+        return (
+            f"out of memory; {plan.weights / GB:.2f} GB of weights and {cache} take"
+            f" {plan.total / GB:.1f} GB with what they need to work; `lmsearcher-local doctor` names smaller forms"
+        )
 
     def _stop(self) -> None:
         if self._llm is not None:
