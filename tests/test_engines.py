@@ -8,7 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM, PhiConfig, PhiForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    FalconConfig,
+    Gemma2Config,
+    GraniteConfig,
+    MistralConfig,
+    PhiConfig,
+)
 
 from bench.kernels import PlainEngine
 from lmsearcher_local.checkpoint import BUNDLED, Checkpoint, load_checkpoint
@@ -19,9 +27,10 @@ from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.compact import VOCABULARY
+from lmsearcher_local.prompt.compact import VOCABULARY, CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.trie import log_softmax
 
 SPACE = SearchSpace([5] * 10)
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "bundled": 1e-4}  # in probability
@@ -202,27 +211,51 @@ def test_beginnings_are_shared_where_that_saves_enough() -> None:
     assert (behind_pool.length, len(behind_pool.ends)) == (len(pools[2]) - 1, 4)
 
 
-def test_a_window_or_a_head_with_a_bias_is_not_misread(tmp_path: Path) -> None:
+MODELS = {  # what each does between its last hidden state and its logits, or to attention
+    "window": (MistralConfig, {"sliding_window": 64}, True),
+    "bias": (PhiConfig, {}, False),
+    "cap": (Gemma2Config, {"head_dim": 16, "final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.01}, False),
+    "scaled": (GraniteConfig, {"logits_scaling": 8.0, "embedding_multiplier": 12.0}, False),
+    "multiplied": (CohereConfig, {"logit_scale": 4.0}, False),
+    "slopes": (FalconConfig, {"alibi": True, "new_decoder_architecture": False}, True),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*((kind, torch.float32) for kind in MODELS), ("cap", torch.bfloat16), ("scaled", torch.bfloat16)]
+)
+def test_every_kind_of_model_answers_as_transformers_itself(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     small = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 8192}
+    configuration, own, plain = MODELS[kind]
     torch.manual_seed(0)
-    model = MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=64))
-    model.lm_head.weight.data.mul_(20)
-    model.save_pretrained(tmp_path / "window")
-    PhiForCausalLM(PhiConfig(**small, **heads)).save_pretrained(tmp_path / "bias")
-    for name in ("window", "bias"):
-        (tmp_path / name / "lmsearcher.json").write_text('{"codec": "compact"}')
-    checkpoint = load_checkpoint(tmp_path / "window")
-    engine = TransformersEngine(checkpoint)
+    model = AutoModelForCausalLM.from_config(configuration(**small, **heads, **special, **own))
+    for name, values in model.named_parameters():
+        if "norm" not in name:
+            values.data.normal_(std=0.3)
+    model.to(dtype).save_pretrained(tmp_path)
+    (tmp_path / "lmsearcher.json").write_text('{"codec": "compact"}')
+    engine = TransformersEngine(load_checkpoint(tmp_path))
+    assert engine._plain == plain
+    assert engine._shares == (kind not in ("window", "cap", "slopes"))
     rng = np.random.default_rng(7)
-    codes = SPACE.sample(rng, 140)
-    history = History(tuple(codes[:100]), tuple(rng.normal(size=100)))
-    batch = [Task(SPACE, history, codes[i : i + 10]) for i in range(100, 140, 10)]
-    plain = Ranker(PlainEngine(engine), checkpoint.codec()).rank(batch)
-    for ours, theirs in zip(Ranker(engine, checkpoint.codec()).rank(batch), plain, strict=True):
-        np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=1e-5)
-    with pytest.raises(EngineError, match="a head with a bias"):
-        TransformersEngine(load_checkpoint(tmp_path / "bias"))
+    codes = SPACE.sample(rng, 60)
+    history = History(tuple(codes[:30]), tuple(rng.normal(size=30)))
+    prompts = [CompactCodec().prompt(SPACE, history, codes[i : i + 10]) for i in range(30, 60, 10)]
+    questions = [Question(prompt, range(900, 910)) for prompt in prompts]
+    answers = engine.log_probs([*questions, questions[0]])
+    attention = "eager" if kind == "cap" else None  # the only one that knows Gemma's cap on scores
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype, attn_implementation=attention)
+    for question, ours, cold in zip(questions, answers, engine.log_probs_cold(questions), strict=False):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([question.prefix])).logits[0, -1].float()
+        expected = np.exp(log_softmax(logits.numpy()[question.tokens]))
+        assert np.ptp(expected) > 0.02
+        for values in (ours, cold):
+            np.testing.assert_allclose(np.exp(values), expected, atol=1e-5 if dtype == torch.float32 else 2e-2)
+    assert answers[0].tolist() == answers[-1].tolist()
+    engine.close()
 
 
 def test_a_pool_of_one_asks_nothing_and_many_branches_are_split(llama_folder: Path) -> None:

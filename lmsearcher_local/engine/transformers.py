@@ -1,8 +1,8 @@
 """The primitive on a plain transformers model: for machines where vLLM has no build, and the reference for parity."""
 
 import copy
-import os
 from collections.abc import Iterator, Sequence
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,30 @@ from lmsearcher_local.errors import EngineError
 
 BATCH_TOKENS = 32_768  # padded tokens in one forward pass
 ROW_TOKENS = 1024  # tokens of several prefixes in one row behind a cache; each attends to its own, the rest is waste
+LOGITS = 1 << 26  # whole rows of logits in one forward pass, in values, where the model itself has to make them
+LARGE = 100.0  # a logit that no cap on logits lets pass
+# Of data types: how far the gap between two tokens may change with batch and sharing, in nats, and how far two ways to
+# the same values may be apart, relative to the largest. Others than float32 have the larger ones.
+NOISE = {"float32": 1e-3, "other": 0.25}
+ROUNDING = {"float32": 1e-3, "other": 3e-2}
 
 
 class TransformersEngine(Engine):
     """A checkpoint loaded in transformers, on the GPU where torch sees one. ``model`` is the transformers model.
 
+    Where the logits are plainly the head's weight times the last hidden state, only those asked about are computed;
+    of a model that scales, caps or shifts them, the whole row is. What is so is found by trying, at load.
+
+    Nothing is kept between calls, so that a question asked alone is asked cold.
+
     Raises:
-        EngineError: transformers or torch is missing, the model has a head of another kind, or the memory does not
-            suffice.
+        EngineError: transformers or torch is missing, the model cannot be read, or the memory does not suffice.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"
         try:
             import torch
-            from transformers import AutoModelForCausalLM, DynamicCache
+            from transformers import DynamicCache
             from transformers.cache_utils import DynamicLayer
         except ImportError as error:
             raise EngineError(
@@ -36,24 +45,25 @@ class TransformersEngine(Engine):
             ) from error
         self.max_length = checkpoint.context
         self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.can_sleep = self._device == "cuda"
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.path, local_files_only=True, use_safetensors=True, dtype="auto"
-            )
-            self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        except (OSError, RuntimeError, ValueError) as error:
+            self.model = _loaded(checkpoint).to(self._device).eval()
+            self.noise = NOISE[self._kind]
+            self._empty = DynamicCache(config=self.model.config)
+            with torch.inference_mode():
+                self._plain = self._head_is_plain()
+                self._next(np.zeros((1, 1), dtype=np.int64), [0], [0])  # the other way may not be there
+                # A layer that sees a window only, or keeps a state instead of keys, takes no mask of ours.
+                self._shares = all(type(layer) is DynamicLayer for layer in self._empty.layers) and self._can_share()
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise EngineError(f"transformers cannot load {checkpoint.path} ({' '.join(str(error).split())})") from error
-        if getattr(self.model.lm_head, "bias", None) is not None:
-            raise EngineError(f"{checkpoint.path} has a head with a bias, which this engine does not read")
-        self._empty = DynamicCache(config=self.model.config)
-        # A layer that sees a window only, or keeps a state instead of keys, takes no mask of ours.
-        self._shares = all(type(layer) is DynamicLayer for layer in self._empty.layers)
 
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Log-probabilities of each question's tokens, over the tokens asked about after the same prefix.
 
-        The vocabulary's other tokens are never computed, so that values of one prefix are right up to one constant,
-        which renormalising takes out. Beginnings that many prefixes share are computed once.
+        Values of one prefix are right up to one constant, which renormalising takes out. Beginnings that many prefixes
+        share are computed once.
         """
         keys = [np.asarray(question.prefix, dtype=">u4").tobytes() for question in questions]  # sort as numbers do
         wanted: dict[bytes, dict[int, int]] = {}  # for each prefix the tokens asked about and their place in the answer
@@ -65,15 +75,38 @@ class TransformersEngine(Engine):
         prefixes = [np.frombuffer(key, dtype=">u4").astype(np.int64) for key in distinct]
         answers: dict[bytes, np.ndarray] = {}
         with self._torch.inference_mode():
-            for batch, hidden in self._last_states(prefixes):
+            for batch, states in self._last_states(prefixes):
                 tokens = [list(wanted[distinct[i]]) for i in batch]
                 ends = np.cumsum([len(ids) for ids in tokens])
-                values = self._head(hidden, tokens)
+                values = self._named(states, tokens)
                 answers.update(zip((distinct[i] for i in batch), np.split(values, ends[:-1]), strict=True))
         return [
             answers[key][[wanted[key][token] for token in question.tokens]]
             for key, question in zip(keys, questions, strict=True)
         ]
+
+    def sleep(self) -> None:
+        """Move the model to the host's memory."""
+        if not self.can_sleep:
+            super().sleep()
+        self.model.to("cpu")
+        self.is_asleep = True
+        self._torch.cuda.empty_cache()
+
+    def wake_up(self) -> None:
+        """Move the model back to the card.
+
+        Raises:
+            EngineError: the card has no room for it; once there is, this may be called again.
+        """
+        if not self.can_sleep:
+            super().wake_up()
+        try:
+            self.model.to(self._device)
+        except self._torch.OutOfMemoryError as error:
+            need = self.model.get_memory_footprint() / 2**30
+            raise EngineError(f"the card has no room to wake the model up, which takes {need:.1f} GiB") from error
+        self.is_asleep = False
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -81,13 +114,66 @@ class TransformersEngine(Engine):
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
 
-    def _head(self, hidden: Any, tokens: list[list[int]]) -> np.ndarray:
+    @property
+    def _kind(self) -> str:
+        return "float32" if self.model.dtype == self._torch.float32 else "other"
+
+    def _head_is_plain(self) -> bool:
+        """Whether logits are the head's weight times the last hidden state, with nothing before or after.
+
+        Looked at with a hidden state as it is, and with one so long that no cap on the logits can hide.
+        """
+        model, torch = self.model, self._torch
+        head, base = model.get_output_embeddings(), model.base_model
+        if base is model or getattr(head, "bias", None) is not None or not torch.is_tensor(getattr(head, "weight", 0)):
+            return False
+        ids = torch.arange(0, len(head.weight), -(-len(head.weight) // 64), device=model.device)
+        hidden = base(input_ids=ids[None], use_cache=False).last_hidden_state[0, -1]
+        product = head.weight[ids].float() @ hidden.float()
+        largest = float(product.abs().max()) or 1.0
+        for factor in (1.0, LARGE / largest):
+
+            def longer(module: Any, given: Any, output: Any, factor: float = factor) -> Any:
+                output.last_hidden_state = output.last_hidden_state * factor
+                return output
+
+            hook = base.register_forward_hook(longer)
+            try:
+                logits = model(input_ids=ids[None], use_cache=False).logits[0, -1, ids].float()
+            finally:
+                hook.remove()
+            if not float((logits - factor * product).abs().max()) <= ROUNDING[self._kind] * factor * largest:
+                return False
+        return True
+
+    def _can_share(self) -> bool:
+        """Whether prefixes behind a cached beginning, side by side in one row, answer as each alone."""
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        tokens = np.random.default_rng(0).integers(vocabulary, size=24)
+        prefixes = [tokens[:16], np.append(tokens[:8], tokens[16:])]
+        cache = _fork(self._empty)
+        try:
+            self._cached(tokens[None, :8], cache)
+            [(shared, together)] = self._behind(cache, prefixes, [0, 1])
+        except (RuntimeError, TypeError, ValueError):
+            return False  # the model takes no mask of this kind
+        alone = self._torch.cat([states for i in shared for _, states in self._alone(prefixes, [i])])
+        return bool((together - alone).norm() <= 3 * ROUNDING[self._kind] * alone.norm())
+
+    def _named(self, states: Any, tokens: list[list[int]]) -> np.ndarray:
+        """Log-softmax over each row's own tokens, row after row, of what ``_next`` returns."""
         from lmsearcher_kernels import restricted_head
 
-        return restricted_head(hidden, self.model.lm_head.weight, tokens).double().cpu().numpy()
+        if self._plain:
+            values = restricted_head(states, self.model.get_output_embeddings().weight, tokens)
+        else:
+            values = self._torch.cat(
+                [row[ids].float().log_softmax(-1) for row, ids in zip(states, tokens, strict=True)]
+            )
+        return values.double().cpu().numpy()
 
     def _last_states(self, prefixes: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Any]]:
-        """The hidden state ``[len(batch), size]`` after each prefix, in batches of prefix numbers."""
+        """What ``_next`` returns after each prefix, in batches of prefix numbers."""
         if not self._shares:
             yield from self._alone(prefixes, range(len(prefixes)))
             return
@@ -97,7 +183,7 @@ class TransformersEngine(Engine):
             known = cache.get_seq_length()
             if node.length > known:
                 cache = _fork(cache)
-                self._forward(prefixes[node.first][None, known : node.length], past_key_values=cache)
+                self._cached(prefixes[node.first][None, known : node.length], cache)
             pending += [(child, cache) for child in node.children]
             yield from self._behind(cache, prefixes, node.ends) if node.length else self._alone(prefixes, node.ends)
 
@@ -106,15 +192,15 @@ class TransformersEngine(Engine):
         order = sorted(numbers, key=lambda i: len(prefixes[i]))
         while order:
             longest = len(prefixes[order[-1]])
-            size = max(1, BATCH_TOKENS // longest)
+            size = max(1, min(BATCH_TOKENS // longest, isqrt(self._rows)))
             batch = [i for i in order[-size:] if len(prefixes[i]) >= longest - longest // 8 - 16]
             del order[-len(batch) :]
             # Padding on the right needs no mask: a causal model's token never sees what follows it.
             padded = np.zeros((len(batch), longest), dtype=np.int64)
             for row, i in zip(padded, batch, strict=True):
                 row[: len(prefixes[i])] = prefixes[i]
-            hidden = self._forward(padded, use_cache=False)
-            yield batch, hidden[range(len(batch)), [len(prefixes[i]) - 1 for i in batch]]
+            places = [len(prefixes[i]) - 1 for i in batch]
+            yield batch, self._next(padded, range(len(batch)), places, use_cache=False)
 
     def _behind(
         self, cache: Any, prefixes: Sequence[np.ndarray], numbers: Sequence[int]
@@ -129,7 +215,8 @@ class TransformersEngine(Engine):
         while left:
             batch: list[int] = []
             sizes: list[int] = []
-            while left and (not batch or sum(sizes) + len(prefixes[left[-1]]) - known <= ROW_TOKENS):
+            most = min(ROW_TOKENS, self._rows)
+            while left and (not batch or sum(sizes) + len(prefixes[left[-1]]) - known <= most):
                 batch.append(left.pop())
                 sizes.append(len(prefixes[batch[-1]]) - known)
             owner = torch.arange(len(batch), device=device).repeat_interleave(torch.tensor(sizes, device=device))
@@ -137,18 +224,54 @@ class TransformersEngine(Engine):
             mask = torch.zeros(1, 1, len(sees), known + len(sees), dtype=self.model.dtype, device=device)
             mask[..., known:].masked_fill_(~sees, -torch.inf)
             places = np.concatenate([np.arange(known, known + size) for size in sizes])
-            hidden = self._forward(
+            states = self._next(
                 np.concatenate([prefixes[i][known:] for i in batch])[None],
+                [0] * len(batch),
+                np.cumsum(sizes) - 1,
                 attention_mask=mask,
                 position_ids=torch.from_numpy(places)[None].to(device),
                 past_key_values=_fork(cache),
             )
-            yield batch, hidden[0, np.cumsum(sizes) - 1]
+            yield batch, states
 
-    def _forward(self, tokens: np.ndarray, **options: Any) -> Any:
-        """The last layer's hidden states ``[*tokens.shape, size]``."""
+    @property
+    def _rows(self) -> int:
+        """How many rows of logits one forward pass makes at most; none where the head is plain."""
+        return BATCH_TOKENS**2 if self._plain else LOGITS // self.model.config.vocab_size
+
+    def _cached(self, tokens: np.ndarray, cache: Any) -> None:
+        """Append the keys and values of ``tokens`` to a cache."""
+        self.model.base_model(
+            input_ids=self._torch.from_numpy(tokens).to(self.model.device), past_key_values=cache, use_cache=True
+        )
+
+    def _next(self, tokens: np.ndarray, rows: Sequence[int], places: Sequence[int] | np.ndarray, **options: Any) -> Any:
+        """The last hidden states ``[len(rows), size]`` at those rows and places of ``tokens`` ``[batch, length]``.
+
+        Of a model whose head is not plain, the logits ``[len(rows), vocabulary]`` in their stead.
+        """
         ids = self._torch.from_numpy(tokens).to(self.model.device)
-        return self.model.model(input_ids=ids, **options).last_hidden_state
+        if self._plain:
+            return self.model.base_model(input_ids=ids, **options).last_hidden_state[rows, places]
+        kept, index = np.unique(places, return_inverse=True)
+        wanted = self._torch.from_numpy(kept).to(self.model.device)
+        return self.model(input_ids=ids, logits_to_keep=wanted, **options).logits[rows, index]
+
+
+def _loaded(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    # The attention that transformers prefers leaves out a cap on attention scores (Gemma 2) without a word.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return AutoModelForCausalLM.from_pretrained(
+        checkpoint.path,
+        config=config,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype="auto",
+        attn_implementation="eager" if capped else None,
+    )
 
 
 def _fork(cache: Any) -> Any:
