@@ -1,11 +1,13 @@
 """Real vLLM and real transformers on real (small) checkpoints: they agree, and no answer leaves the pool."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
@@ -58,6 +60,32 @@ def engines(
 
 
 # Before the others, because vLLM holds one checkpoint at a time.
+def test_transformers_engine_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "maybe")
+    before, state = dict(os.environ), torch.get_rng_state()
+    with load_ranker(engine="transformers") as ranker:
+        assert dict(os.environ) == before
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not constants.HF_HUB_OFFLINE
+        if not torch.cuda.is_available():
+            assert not ranker.engine.can_sleep
+            with pytest.raises(EngineError, match="cannot sleep"):
+                ranker.engine.sleep()
+            ranker.engine.can_sleep = True  # the steps are those of a card; only the memory stays
+        [task] = tasks(1, 20)
+        first = ranker.pick([task])
+        ranker.sleep()
+        assert ranker.engine.is_asleep
+        assert ranker.pick([task]) == first
+        assert not ranker.engine.is_asleep
+
+
+def test_a_cache_for_an_engine_without_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="keeps none"), load_ranker(engine="transformers", cache_bytes=1 << 30):
+        pass
+
+
 def test_a_model_that_does_not_load_is_explained(llama_folder: Path, tmp_path: Path) -> None:
     config = (llama_folder / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"hidden_size": 64', '"hidden_size": 96'))
@@ -222,7 +250,8 @@ MODELS = {  # what each does between its last hidden state and its logits, or to
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [*((kind, torch.float32) for kind in MODELS), ("cap", torch.bfloat16), ("scaled", torch.bfloat16)]
+    ("kind", "dtype"),
+    [*((kind, torch.float32) for kind in MODELS), ("cap", torch.bfloat16), ("scaled", torch.bfloat16)],
 )
 def test_every_kind_of_model_answers_as_transformers_itself(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     small = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}

@@ -9,6 +9,7 @@ import numpy as np
 
 from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.engine.prefixes import shared_beginnings
 from lmsearcher_local.errors import EngineError
 
@@ -35,29 +36,33 @@ class TransformersEngine(Engine):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self.max_length = checkpoint.context
         try:
-            import torch
-            from transformers import DynamicCache
-            from transformers.cache_utils import DynamicLayer
+            with preserved_host():
+                self._load(checkpoint)
         except ImportError as error:
             raise EngineError(
                 f"transformers cannot be imported ({error}); install lmsearcher-local[cpu] or [cuda]"
             ) from error
-        self.max_length = checkpoint.context
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise EngineError(f"transformers cannot load {checkpoint.path} ({' '.join(str(error).split())})") from error
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.can_sleep = self._device == "cuda"
-        try:
-            self.model = _loaded(checkpoint).to(self._device).eval()
-            self.noise = NOISE[self._kind]
-            self._empty = DynamicCache(config=self.model.config)
-            with torch.inference_mode():
-                self._plain = self._head_is_plain()
-                self._next(np.zeros((1, 1), dtype=np.int64), [0], [0])  # the other way may not be there
-                # A layer that sees a window only, or keeps a state instead of keys, takes no mask of ours.
-                self._shares = all(type(layer) is DynamicLayer for layer in self._empty.layers) and self._can_share()
-        except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise EngineError(f"transformers cannot load {checkpoint.path} ({' '.join(str(error).split())})") from error
+        self.model = _loaded(checkpoint).to(self._device).eval()
+        self.noise = NOISE[self._kind]
+        self._empty = DynamicCache(config=self.model.config)
+        with torch.inference_mode():
+            self._plain = self._head_is_plain()
+            self._next(np.zeros((1, 1), dtype=np.int64), [0], [0])  # a model may have no way for what is not plain
+            # A layer that sees a window only, or keeps a state instead of keys, takes no mask of ours.
+            self._shares = all(type(layer) is DynamicLayer for layer in self._empty.layers) and self._can_share()
 
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Log-probabilities of each question's tokens, over the tokens asked about after the same prefix.
