@@ -354,6 +354,8 @@ def report(result: "Result", table: "Table | None") -> None:
 
     if result.exhausted:
         click.echo("The space is used up: every valid configuration was evaluated.")
+    elif result.ended:
+        click.echo(f"The search ended early: {result.ended}.")
     if result.best is None:
         click.echo(f"No trial gave a value; the last one failed: {result.trials[-1].reason}")
         return

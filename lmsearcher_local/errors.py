@@ -21,7 +21,11 @@ class SpaceWarning(UserWarning):
     """A search space that can be read, but may not mean what its author thinks."""
 
 
-class SpaceExhausted(LMSearcherError, RuntimeError):
+class NothingToPropose(LMSearcherError, RuntimeError):
+    """No configuration was found that is not evaluated yet; there may be some."""
+
+
+class SpaceExhausted(NothingToPropose):
     """Every valid configuration of the space has been evaluated or is being evaluated."""
 
 

@@ -45,14 +45,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A search so far: its trials in order, whether the space is used up, and how many other trials ended in the study
-    that have no configuration of the space: of another program, which count for nothing."""
+    """A search so far: its trials in order, whether the space is used up, how many other trials ended in the study
+    that have no configuration of the space (of another program, which count for nothing), and why it ended early."""
 
     space: SearchSpace
     direction: Direction
     trials: tuple[Trial, ...]
     exhausted: bool = False
     foreign: int = 0
+    ended: str = ""
 
     @property
     def evaluated(self) -> int:

@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 
 from lmsearcher_local.calibration import Choice
-from lmsearcher_local.errors import HistoryError, SpaceExhausted
+from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.pool import POLICIES
 from lmsearcher_local.ranking import Pick, Ranker, Task
+from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import believed
 
@@ -79,6 +80,7 @@ class Searcher:
 
         Raises:
             SpaceExhausted: every valid code is evaluated, failed or being evaluated.
+            NothingToPropose: no other code was found, in a space too large to list.
         """
         return ask_together([self], n)[0]
 
@@ -100,7 +102,7 @@ class Searcher:
                 pool = pool or self._policy(self.space, history, rng, self.pool_size, known)
                 offered.update(pool)
             if not pool:
-                raise SpaceExhausted(f"all {len(known)} valid configurations of the space are evaluated or under way")
+                raise _nothing_left(self.space, len(known))
             yield Task(self.space, history, pool), rng
 
     def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
@@ -189,7 +191,7 @@ def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:
     The searchers are distinct and share their ranker and temperature; their spaces and histories may differ.
 
     Raises:
-        SpaceExhausted: one of the spaces holds nothing more; no searcher has been asked then.
+        NothingToPropose: one of the spaces holds nothing more, or none was found; no searcher has been asked then.
     """
     if n < 1:
         raise ValueError(f"ask for at least 1 code, not {n}")
@@ -201,3 +203,12 @@ def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:
         searcher._free((next(picks), task, rng) for task, rng in pools)
         for searcher, pools in zip(searchers, asked, strict=True)
     ]
+
+
+def _nothing_left(space: SearchSpace, known: int) -> NothingToPropose:
+    if space.enumerable:
+        return SpaceExhausted(f"all {known} valid configurations of the space are evaluated or under way")
+    return NothingToPropose(
+        f"no valid configuration beside the {known} evaluated or under way was found in {TRIES:,} tries;"
+        " there may be more"
+    )

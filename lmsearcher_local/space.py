@@ -18,6 +18,7 @@ import numpy as np
 from lmsearcher_local.configspace import configspace_options, is_configspace
 from lmsearcher_local.documents import parse_json, parse_yaml
 from lmsearcher_local.errors import SpaceError, SpaceWarning, brief
+from lmsearcher_local.sampling import FIRST_TRIES, sample
 
 Option: TypeAlias = str | int | float | bool | None
 Configuration: TypeAlias = dict[str, Option]
@@ -28,7 +29,7 @@ NUMBERS = {"int": "float", "float": "int"}  # each kind of number, and the other
 
 OPTIONS, DIGITS = 100_000, 1000  # that a space has at most: options in all, digits of a code
 FILE_BYTES = 1 << 18  # that a space file has at most
-ENUMERABLE = 1_000_000  # spaces up to this size may be listed code by code when random draws find nothing new
+ENUMERABLE = 1_000_000  # codes of a space that may be listed
 
 
 class SearchSpace:
@@ -69,8 +70,13 @@ class SearchSpace:
         self._digits = [
             [str(i).zfill(width) for i in range(size)] for size, width in zip(self.sizes, self._widths, strict=True)
         ]
-        if valid is not None and not self.sample(np.random.default_rng(0), 1):
-            raise SpaceError("the validity predicate accepts no configuration of this space")
+        self.anchor: tuple[str, ...] = ()  # a valid code, from which others are found
+        if valid is not None:
+            self.anchor = tuple(self.sample(np.random.default_rng(0), 1))
+            if not self.anchor and self.enumerable:
+                raise SpaceError("the validity predicate accepts no configuration of this space")
+            if not self.anchor:
+                raise SpaceError(f"the validity predicate accepted none of {FIRST_TRIES:,} configurations tried")
 
     @classmethod
     def load(cls, path: str | Path) -> "SearchSpace":
@@ -140,6 +146,23 @@ class SearchSpace:
         """The number of codes, before the validity predicate."""
         return math.prod(self.sizes)
 
+    @property
+    def enumerable(self) -> bool:
+        """Whether the space is small enough to list its valid codes, so that it is known when they are used up."""
+        return self.size <= ENUMERABLE
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether ``listed`` is there already."""
+        return "listed" in vars(self)
+
+    @cached_property
+    def listed(self) -> np.ndarray:
+        """Which codes are valid, in lexicographic order: bool ``[size]``, of an ``enumerable`` space."""
+        if self.valid is None:
+            return np.ones(self.size, dtype=bool)
+        return np.fromiter(map(self.accepts, product(*map(range, self.sizes))), dtype=bool, count=self.size)
+
     def code(self, indices: Sequence[int]) -> str:
         """The NCode of option indices, one per parameter. Indices are trusted: they come from this package."""
         return "".join([digits[index] for digits, index in zip(self._digits, indices, strict=True)])
@@ -190,10 +213,18 @@ class SearchSpace:
             SpaceError: the code is not of this space or the validity predicate refuses it.
         """
         indices = self.indices(code)
-        configuration = self._configuration(indices)
-        if not self._accepts(indices):
+        configuration = self.configuration(indices)
+        if not self.accepts(indices):
             raise SpaceError(f"{code!r} names a configuration that the validity predicate refuses: {configuration}")
         return configuration
+
+    def names_options(self, code: str) -> bool:
+        """Whether a code is of this space, whatever the predicate says."""
+        try:
+            self.indices(code)
+        except SpaceError:
+            return False
+        return True
 
     def __contains__(self, code: str) -> bool:
         try:
@@ -224,35 +255,22 @@ class SearchSpace:
         return [self.code(row) for row in rows.tolist()]
 
     def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
-        """Up to ``n`` distinct valid codes, uniform, none of them in ``exclude``.
+        """Up to ``n`` distinct valid codes, none of them in ``exclude``; equal arguments give equal codes.
 
-        Fewer come back when the space holds no more; for spaces over a million codes with a very strict predicate
-        also when 1,000 draws in a row found nothing new.
+        In a space of at most ``ENUMERABLE`` codes every valid code is equally likely, and fewer come back only when
+        there are no more. The first time that random draws find too little there, the valid codes are listed once.
+
+        In a larger space the same holds as long as random draws find enough. Where the predicate refuses nearly all of
+        them, the rest is searched for (``sampling``): those codes are valid and spread over the space, but not equally
+        likely. Fewer come back when ``MORE_TRIES`` configurations in a row were not valid and new, none when ``TRIES``
+        were, which is no proof that there are no more.
         """
-        taken: set[str] = set(exclude)
-        found: list[str] = []
-        if n < 1:
-            return found
-        for _ in range(10):
-            rows = rng.integers(0, self.sizes, size=(100 + 2 * n, len(self.sizes)))
-            for row, code in zip(rows, self.codes(rows), strict=True):
-                if code not in taken and self._accepts(row):
-                    taken.add(code)
-                    found.append(code)
-                    if len(found) == n:
-                        return found
-            if self.size <= ENUMERABLE and len(taken) > self.size // 4:
-                break  # what is left is listed rather than waited for
-        if self.size <= ENUMERABLE:
-            rest = [code for code in self.enumerate() if code not in taken]
-            picked = rng.permutation(len(rest))[: n - len(found)]
-            found += [rest[i] for i in picked]
-        return found
+        return sample(self, rng, n, exclude)
 
     def enumerate(self) -> Iterator[str]:
         """Every valid code, in lexicographic order."""
         for indices in product(*map(range, self.sizes)):
-            if self._accepts(indices):
+            if self.accepts(indices):
                 yield self.code(indices)
 
     def neighbours(self, code: str) -> list[str]:
@@ -264,21 +282,27 @@ class SearchSpace:
             for index, text in enumerate(digits):
                 if index == origin[position]:
                     continue
-                if self.valid is None or self._accepts((*origin[:position], index, *origin[position + 1 :])):
+                if self.valid is None or self.accepts((*origin[:position], index, *origin[position + 1 :])):
                     found.append(code[:start] + text + code[end:])
             start = end
         return found
 
-    def _configuration(self, indices: Sequence[int]) -> Configuration:
+    def configuration(self, indices: Sequence[int]) -> Configuration:
+        """The configuration of option indices, a new dictionary."""
         return {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
 
-    def _accepts(self, indices: Sequence[int]) -> bool:
+    def accepts(self, indices: Sequence[int]) -> bool:
+        """Whether the predicate accepts the configuration of option indices.
+
+        Raises:
+            SpaceError: it raised an exception.
+        """
         if self.valid is None:
             return True
         try:
-            return bool(self.valid(self._configuration(indices)))
+            return bool(self.valid(self.configuration(indices)))
         except Exception as error:
-            name, configuration = type(error).__name__, self._configuration(indices)
+            name, configuration = type(error).__name__, self.configuration(indices)
             raise SpaceError(f"the validity predicate raised {name} on {configuration}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
-from lmsearcher_local.errors import SpaceExhausted, StudyError
+from lmsearcher_local.errors import NothingToPropose, SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, TABLE, write_history
 from lmsearcher_local.interrupts import undisturbed
@@ -126,7 +126,7 @@ class Search:
                 future.add_done_callback(done.put)
 
         try:
-            exhausted = False
+            ended: NothingToPropose | None = None
             while True:
                 if isinstance(place, Inline):  # an evaluation in this thread takes its time
                     self._keep(result, on_trial)
@@ -134,16 +134,16 @@ class Search:
                 for trial in _queued(study, plan.space, free) if free > 0 else ():
                     submit(trial)
                     free -= 1
-                if free > 0 and not exhausted:
+                if free > 0 and not ended:
                     try:
                         proposals = sampler.propose(study, free)
-                    except SpaceExhausted:
-                        proposals, exhausted = [], True
+                    except NothingToPropose as error:
+                        proposals, ended = [], error
                     for trial in _begin(study, plan.space, proposals):
                         submit(trial)
                 self._keep(result, on_trial)  # no worker waits for the files
                 if not under_way:
-                    return replace(result, exhausted=exhausted)
+                    return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
                 ready = [done.get()]
                 while not done.empty():
                     ready.append(done.get())
