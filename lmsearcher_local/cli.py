@@ -202,8 +202,10 @@ def search(
     A Python function `def score(configuration): ...` in train.py:
       lmsearcher-local search space.yaml --objective train:score
     \b
-    A shell command; {rank} and {lr} become the options chosen, already quoted, {ncode} the code:
+    A shell command; {rank} and {lr} become the options chosen, each one word without quotes of yours, {ncode} the code:
       lmsearcher-local search space.yaml --command 'python train.py --rank {rank} --lr {lr}'
+    Other braces stay as they are; {{rank}} writes {rank}. Without a shell, as a JSON list:
+      lmsearcher-local search space.yaml --command '["python", "train.py", "--rank", "{rank}"]'
     The command also finds the whole configuration as JSON in $LMSEARCHER_CONFIG. An evaluation that raises, exits
     with an error or gives no finite number fails its own trial only.
     \b
