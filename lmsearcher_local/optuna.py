@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -11,21 +12,22 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna import TrialPruned
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.calibration import Choice
-from lmsearcher_local.errors import StudyError
+from lmsearcher_local.distributions import distributions, draw, edges, space_of, to_units
+from lmsearcher_local.errors import SpaceExhausted, StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
-from lmsearcher_local.space import Configuration, Option, SearchSpace
+from lmsearcher_local.space import Configuration, SearchSpace
 
-LISTED = 32  # an integer or stepped parameter with at most so many values has an option for each
-BINS = 16  # other numbers are cut into so many; one of 16 options is one token of the bundled checkpoint
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
 CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
+USED_UP = "lmsearcher:used up"  # system attribute of a trial for which the fixed space held no configuration
 ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
 
 
@@ -49,9 +51,8 @@ class Known(NamedTuple):
     varied: set[str]  # of these, the ones behind which other parameters were chosen
 
 
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The space as Optuna writes it: one categorical distribution per parameter."""
-    return {name: CategoricalDistribution(options) for name, options in space.describe().items()}
+class NoConfiguration(SpaceExhausted, TrialPruned):
+    """The fixed space is used up; ``Study.optimize`` prunes the trial that hears it, and ends."""
 
 
 class LMSearcherSampler(BaseSampler):
@@ -65,9 +66,12 @@ class LMSearcherSampler(BaseSampler):
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
-    A categorical choice is an option, and so is every value of an integer or stepped parameter with at most ``LISTED``
-    of them; other numbers are cut into ``BINS`` bins, the model picks the bin and the value within is random. No code
-    of a group is taken twice before all are known, except those behind which other parameters are chosen.
+    A categorical choice is an option; to Optuna, and here, choices like ``True`` and ``1`` are one. So is every value
+    of an integer or stepped parameter with at most ``distributions.LISTED`` of them. Other numbers are cut into bins,
+    the model picks the bin and the value within is random. No code of a group is taken twice before all are known,
+    except those behind which other parameters are chosen.
+
+    A fixed space that is used up stops ``Study.optimize``. A trial that began meanwhile is pruned without a value.
 
     Threads and processes that share a study get different codes likewise: whoever writes down last what another has
     taken meanwhile picks again. Only what is random because no trial has completed yet may coincide.
@@ -116,7 +120,6 @@ class LMSearcherSampler(BaseSampler):
         Raises:
             ValueError: the study has several objectives.
             PromptError: a group does not fit the checkpoint.
-            SpaceExhausted: every configuration of the fixed space is evaluated, failed or being evaluated.
         """
         self._raise_error_if_multi_objective(study)
         if not search_space:
@@ -125,7 +128,11 @@ class LMSearcherSampler(BaseSampler):
             for attempt in count():
                 rng = np.random.default_rng([self._seed, trial.number])
                 groups, known = self._told(study, trial.number, attempt)
-                codes = self._asked(groups, known, rng)
+                try:
+                    codes = self._asked(groups, known, rng)
+                except SpaceExhausted as error:  # the trial cannot be ended here; what it suggests says so
+                    study._storage.set_trial_system_attr(trial._trial_id, USED_UP, str(error))
+                    return {}
                 values: dict[str, Any] = {}
                 for group, code in zip(groups, codes, strict=True):
                     values |= drawn(group, code, rng)
@@ -157,6 +164,15 @@ class LMSearcherSampler(BaseSampler):
             choices = {choice.code: choice for choice in searcher.choices}
             return [(searcher.space.decode(code), choices.get(code)) for code in codes]
 
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Stop ``Study.optimize`` where the fixed space has nothing left to begin."""
+        if self._fixed is None:
+            return
+        with self._lock:
+            if USED_UP in trial.system_attrs or self._all_taken(self._fixed, study):
+                with suppress(RuntimeError):  # trials are asked and told by hand: there is no loop to stop
+                    study.stop()
+
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
@@ -165,9 +181,12 @@ class LMSearcherSampler(BaseSampler):
         Raises:
             ValueError: the study has several objectives.
             StudyError: the space is fixed. Nothing is sampled on its own there: a code's parameters belong together.
+            NoConfiguration: every valid configuration of the fixed space is evaluated, failed or being evaluated.
         """
         self._raise_error_if_multi_objective(study)
         if self._fixed:
+            if reason := study._storage.get_trial(trial._trial_id).system_attrs.get(USED_UP):
+                raise NoConfiguration(reason)
             allowed = ", ".join(self._fixed.kinds)
             raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
         random = RandomSampler(seed=crc32(f"{self._seed} {trial.number} {param_name}".encode()))
@@ -202,6 +221,14 @@ class LMSearcherSampler(BaseSampler):
                     varied.add(code)
         return groups, known
 
+    @staticmethod
+    def _all_taken(group: Group, study: Study) -> bool:
+        """Whether every code is; a predicate leaves that to the next trial, as its codes are not counted."""
+        space, trials = group.searcher.space, _others(study, None)
+        if space.valid is not None or len(trials) < space.size:
+            return False
+        return len({code for code, _ in encoded(group, trials)}) == space.size
+
     def _asked(self, groups: Sequence[Group], known: Sequence[Known], rng: np.random.Generator) -> list[str]:
         """A code for each group."""
         if self._fixed:
@@ -215,7 +242,7 @@ class LMSearcherSampler(BaseSampler):
         for group in self._groups:
             if group.kinds == kinds:
                 return group
-        return Group(kinds, self._searcher(SearchSpace({name: options(kind) for name, kind in kinds.items()})))
+        return Group(kinds, self._searcher(space_of(kinds)))
 
 
 def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]]:
@@ -238,21 +265,14 @@ def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]
     return [groups[numbers] for numbers in sorted(groups, key=len, reverse=True)]
 
 
-def options(kind: BaseDistribution) -> list[Option]:
-    """What a search space lists for a parameter: choices, values, or the lower ends of bins."""
-    if isinstance(kind, CategoricalDistribution) and not all(isinstance(c, Option) and c == c for c in kind.choices):
-        return [str(i) for i in range(len(kind.choices))]  # a space takes no tuples, for example
-    return [_from_units(kind, edge) for edge in _edges(kind)[:-1]]
-
-
 def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
     """The trials that have a configuration of the group, and its code; of unfinished ones what they are going to be."""
     found = []
-    edges = {name: _edges(kind) for name, kind in group.kinds.items()}
+    cuts = {name: edges(kind) for name, kind in group.kinds.items()}
     for trial in trials:
         known, code = group.codes.get(trial.number, (None, None))
         if known is not trial:
-            code = _code(group, edges, trial)
+            code = _code(group, cuts, trial)
             if trial.state.is_finished():
                 group.codes[trial.number] = trial, code
         if code is not None:
@@ -260,7 +280,7 @@ def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, Froz
     return found
 
 
-def _code(group: Group, edges: Mapping[str, Sequence[float]], trial: FrozenTrial) -> str | None:
+def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial) -> str | None:
     """The code of the trial's configuration of the group, if it has one."""
     values = trial.params
     if not trial.state.is_finished():
@@ -268,12 +288,12 @@ def _code(group: Group, edges: Mapping[str, Sequence[float]], trial: FrozenTrial
     if not group.kinds.keys() <= values.keys():
         return None
     try:
-        units = [_to_units(kind, values[name]) for name, kind in group.kinds.items()]
+        units = [to_units(kind, values[name]) for name, kind in group.kinds.items()]
     except ValueError:  # from another range
         return None
     space = group.searcher.space
-    places = zip(units, edges.values(), strict=True)
-    code = space.code([min(bisect_right(cuts, unit), len(cuts) - 1) - 1 for unit, cuts in places])
+    places = zip(units, cuts.values(), strict=True)
+    code = space.code([min(bisect_right(ends, unit), len(ends) - 1) - 1 for unit, ends in places])
     return code if space.valid is None or code in space else None
 
 
@@ -281,14 +301,7 @@ def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     """Values that the code stands for; within a bin they are random."""
     values = {}
     for (name, kind), index in zip(group.kinds.items(), group.searcher.space.indices(code), strict=True):
-        low, high = _edges(kind)[index : index + 2]
-        if not isinstance(kind, FloatDistribution) or kind.step is not None:
-            unit = float(rng.integers(int(low), int(high)))
-        elif kind.log:
-            unit = math.exp(rng.uniform(math.log(low), math.log(high)))
-        else:
-            unit = rng.uniform(low, high)
-        values[name] = _from_units(kind, min(max(unit, low), math.nextafter(high, low)))
+        values[name] = draw(kind, *edges(kind)[index : index + 2], rng)
     return values
 
 
@@ -306,45 +319,6 @@ def again(searcher: Searcher, known: Known, rng: np.random.Generator) -> str | N
     if not places:
         return searcher.space.sample(rng, 1)[0]
     return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
-
-
-def _edges(kind: BaseDistribution) -> list[float]:
-    """Where the options of a parameter begin, and where the last one ends, in units."""
-    if isinstance(kind, CategoricalDistribution):
-        return list(range(len(kind.choices) + 1))
-    assert isinstance(kind, (FloatDistribution, IntDistribution))
-    if kind.step is None:
-        spaced = np.geomspace if kind.log else np.linspace
-        return [kind.low, *spaced(kind.low, kind.high, BINS + 1)[1:-1].tolist(), kind.high]
-    size = round((kind.high - kind.low) / kind.step) + 1
-    if size <= LISTED:
-        return list(range(size + 1))
-    cuts = np.geomspace(kind.low, kind.low + size, BINS + 1) - kind.low if kind.log else np.linspace(0, size, BINS + 1)
-    return np.unique(np.rint(cuts)).tolist()  # near 1, bins of a logarithmic scale hold no integer
-
-
-def _to_units(kind: BaseDistribution, value: Any) -> float:
-    """A value as a number: itself, where it can be any; otherwise its place among the possible ones.
-
-    Raises:
-        ValueError: it is not of this distribution.
-    """
-    number = kind.to_internal_repr(value)
-    if isinstance(kind, CategoricalDistribution):
-        return number
-    assert isinstance(kind, (FloatDistribution, IntDistribution))
-    if not kind.low <= number <= kind.high:
-        raise ValueError
-    return number if kind.step is None else round((number - kind.low) / kind.step)
-
-
-def _from_units(kind: BaseDistribution, unit: float) -> Any:
-    if isinstance(kind, CategoricalDistribution):
-        return kind.choices[int(unit)]
-    if isinstance(kind, IntDistribution):
-        return kind.low + int(unit) * kind.step
-    assert isinstance(kind, FloatDistribution)
-    return unit if kind.step is None else min(kind.low + int(unit) * kind.step, kind.high)
 
 
 def _others(study: Study, number: int | None) -> list[FrozenTrial]:

@@ -159,7 +159,7 @@ def importance(result: "Result") -> dict[str, float]:
     import optuna
     from optuna.trial import create_trial
 
-    from lmsearcher_local.optuna import distributions
+    from lmsearcher_local.distributions import distributions
 
     told, kinds = [trial for trial in result.trials if trial.value is not None], distributions(result.space)
     if len(told) < FEW:

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.errors import SpaceError, StudyError, brief
-from lmsearcher_local.results import PLAN, REASON, Result, result_of
+from lmsearcher_local.results import PLAN, REASON, Result, code_of, result_of
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import RUNS
 
@@ -85,7 +85,8 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
             space.indices(code)
     except SpaceError as error:
         raise StudyError(f"{where}: {error}") from error
-    return Choice(space.encode(trial.params), tuple(pool), probability)
+    code = code_of(trial.params, space)
+    return None if code is None else Choice(code, tuple(pool), probability)
 
 
 def runs_of(study: Study) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
+from lmsearcher_local.distributions import distributions
 from lmsearcher_local.errors import NothingToPropose, SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, TABLE, write_history
@@ -22,7 +23,7 @@ from lmsearcher_local.interrupts import undisturbed
 from lmsearcher_local.objectives.base import Function, Objective
 from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.opening import check_free, claim, created, describe, existing, locked, release
-from lmsearcher_local.optuna import ENQUEUED, KILLED, LMSearcherSampler, distributions
+from lmsearcher_local.optuna import ENQUEUED, KILLED, LMSearcherSampler
 from lmsearcher_local.plan import Plan, Values
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
@@ -233,6 +234,7 @@ def open_search(out: Path, plan: Plan, *, storage: str | None = None, resume: bo
     Raises:
         StudyError: the folder is in use, or holds a study that ``resume`` does not continue or that has another plan.
     """
+    distributions(plan.space)  # refuses a space that the storage cannot keep
     with locked(out) as alone:
         study, shared = existing(out, plan, storage, resume), storage is not None or not alone
         if study is not None and shared:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,10 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState, create_trial
 from scripted import scripted_ranker
 
+from lmsearcher_local.distributions import BINS, LISTED, distributions, options
 from lmsearcher_local.errors import PromptError, SpaceExhausted, StudyError
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.optuna import (
-    BINS,
-    CLAIM,
-    LISTED,
-    Group,
-    LMSearcherSampler,
-    distributions,
-    drawn,
-    encoded,
-    options,
-)
+from lmsearcher_local.optuna import CLAIM, Group, LMSearcherSampler, drawn, encoded
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.tables import table
@@ -118,9 +110,34 @@ def test_a_fixed_space_is_searched_as_by_ask_and_tell(direction: str) -> None:
 
 def test_a_fixed_space_ends() -> None:
     study = study_of(space=SPACE, policy="paper")
-    with pytest.raises(SpaceExhausted):
-        study.optimize(score, n_trials=73)
-    assert distinct(study) - 1 == SPACE.size  # the last trial has no configuration
+    study.optimize(score, n_trials=99)
+    assert len(study.trials) == distinct(study) == SPACE.size
+    study.optimize(score, n_trials=9)  # one trial finds nothing, and says so
+    assert [trial.state for trial in study.trials[SPACE.size :]] == [TrialState.PRUNED]
+    by_hand = study.ask()
+    with pytest.raises(SpaceExhausted, match="all 72 valid configurations"):
+        by_hand.suggest_categorical("a", SPACE.describe()["a"])
+    study.tell(by_hand, state=TrialState.FAIL)
+
+
+@pytest.mark.parametrize("valid", [None, lambda configuration: configuration["b"] > 1])
+def test_a_fixed_space_ends_for_several_at_once(valid: Callable[[dict[str, Any]], bool] | None) -> None:
+    space = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8]}, valid=valid)
+
+    def slow(trial: optuna.Trial) -> float:
+        value = sum(len(str(trial.suggest_categorical(name, choices))) for name, choices in space.describe().items())
+        time.sleep(0.01)
+        return value
+
+    study = study_of(space=space)
+    study.optimize(slow, n_trials=60, n_jobs=4)
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert sorted(space.encode(trial.params) for trial in done) == [*space.enumerate()]
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(study.trials) - len(done) <= 8  # those that began meanwhile
+    other = optuna.create_study(sampler=study.sampler)  # what one study used up is free in another
+    other.optimize(slow, n_trials=3)
+    assert [trial.state for trial in other.trials] == [TrialState.COMPLETE] * 3
 
 
 def test_a_predicate_holds_and_trials_that_it_refuses_do_not_count() -> None:

@@ -12,10 +12,10 @@ import pytest
 from optuna.trial import TrialState
 from scripted import scripted_ranker
 
+from lmsearcher_local.distributions import distributions
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.files import read_pool, write_history
 from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.optuna import distributions
 from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.sources import read_history
