@@ -31,7 +31,7 @@ WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 class Trial:
     """One evaluation; a failed one has a reason instead of a value.
 
-    Its number is that of its start, from 1; where a kill ended a trial, a number is missing.
+    Its number is that of its start, from 1; trials that a kill ended do not count.
     """
 
     number: int
@@ -88,11 +88,12 @@ def result_of(study: Study) -> Result:
 def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[int, Trial | None]) -> Result:
     """The trials that ended, those in ``known`` as they are; the others join it."""
     trials = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-        if KILLED in trial.user_attrs:
+    counted = [trial for trial in study.get_trials(deepcopy=False) if KILLED not in trial.user_attrs]
+    for number, trial in enumerate(counted, 1):
+        if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
             continue
         if trial.number not in known:
-            known[trial.number] = _trial(trial, space)
+            known[trial.number] = _trial(number, trial, space)
         trials.append(known[trial.number])
     ours = tuple(trial for trial in trials if trial is not None)
     return Result(space, direction, ours, foreign=len(trials) - len(ours))
@@ -106,12 +107,12 @@ def code_of(values: Mapping[str, Any], space: SearchSpace) -> str | None:
         return None
 
 
-def _trial(trial: FrozenTrial, space: SearchSpace) -> Trial | None:
+def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
     code, attributes = code_of(trial.params, space), trial.user_attrs
     if code is None:
         return None
     return Trial(
-        trial.number + 1,
+        number,
         code,
         space.decode(code),
         trial.value,
