@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.calibration import Choice
 from lmsearcher_local.distributions import distributions, draw, edges, space_of, to_units
-from lmsearcher_local.errors import SpaceExhausted, StudyError
+from lmsearcher_local.errors import NothingToPropose, StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
 from lmsearcher_local.space import Configuration, SearchSpace
@@ -51,8 +51,8 @@ class Known(NamedTuple):
     varied: set[str]  # of these, the ones behind which other parameters were chosen
 
 
-class NoConfiguration(SpaceExhausted, TrialPruned):
-    """The fixed space is used up; ``Study.optimize`` prunes the trial that hears it, and ends."""
+class NoConfiguration(NothingToPropose, TrialPruned):
+    """The fixed space holds no other configuration; ``Study.optimize`` prunes the trial that hears it, and ends."""
 
 
 class LMSearcherSampler(BaseSampler):
@@ -130,7 +130,7 @@ class LMSearcherSampler(BaseSampler):
                 groups, known = self._told(study, trial.number, attempt)
                 try:
                     codes = self._asked(groups, known, rng)
-                except SpaceExhausted as error:  # the trial cannot be ended here; what it suggests says so
+                except NothingToPropose as error:  # the trial cannot be ended here; what it suggests says so
                     study._storage.set_trial_system_attr(trial._trial_id, USED_UP, str(error))
                     return {}
                 values: dict[str, Any] = {}
@@ -152,7 +152,7 @@ class LMSearcherSampler(BaseSampler):
 
         Raises:
             ValueError: the study has several objectives, or the sampler has no fixed space.
-            SpaceExhausted: every valid configuration is evaluated, failed or being evaluated.
+            NothingToPropose: no other configuration was found; ``SpaceExhausted``: there is none.
         """
         self._raise_error_if_multi_objective(study)
         if self._fixed is None:
@@ -181,7 +181,7 @@ class LMSearcherSampler(BaseSampler):
         Raises:
             ValueError: the study has several objectives.
             StudyError: the space is fixed. Nothing is sampled on its own there: a code's parameters belong together.
-            NoConfiguration: every valid configuration of the fixed space is evaluated, failed or being evaluated.
+            NoConfiguration: the fixed space holds no other configuration, or none was found.
         """
         self._raise_error_if_multi_objective(study)
         if self._fixed:

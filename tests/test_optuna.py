@@ -23,7 +23,7 @@ from optuna.trial import TrialState, create_trial
 from scripted import scripted_ranker
 
 from lmsearcher_local.distributions import BINS, LISTED, distributions, options
-from lmsearcher_local.errors import PromptError, SpaceExhausted, StudyError
+from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
 from lmsearcher_local.load import load_ranker
 from lmsearcher_local.optuna import CLAIM, Group, LMSearcherSampler, drawn, encoded
 from lmsearcher_local.searcher import Searcher
@@ -115,7 +115,7 @@ def test_a_fixed_space_ends() -> None:
     study.optimize(score, n_trials=9)  # one trial finds nothing, and says so
     assert [trial.state for trial in study.trials[SPACE.size :]] == [TrialState.PRUNED]
     by_hand = study.ask()
-    with pytest.raises(SpaceExhausted, match="all 72 valid configurations"):
+    with pytest.raises(NothingToPropose, match="all 72 valid configurations"):
         by_hand.suggest_categorical("a", SPACE.describe()["a"])
     study.tell(by_hand, state=TrialState.FAIL)
 
