@@ -301,7 +301,8 @@ def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     """Values that the code stands for; within a bin they are random."""
     values = {}
     for (name, kind), index in zip(group.kinds.items(), group.searcher.space.indices(code), strict=True):
-        values[name] = draw(kind, *edges(kind)[index : index + 2], rng)
+        low, high = edges(kind)[index : index + 2]
+        values[name] = draw(kind, low, high, rng)
     return values
 
 
