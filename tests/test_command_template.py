@@ -34,7 +34,7 @@ def printed(command: str) -> str:
         ('echo "$(printf %s {name})"', EVIL),
         ("echo it\\'s {name}", f"it's {EVIL}"),
         ("echo 'a\\' {name}", f"a\\ {EVIL}"),
-        ('echo "a \\" ${X:-\'} b $((1 + 2))" {name}', f"a \" ' b 3 {EVIL}"),
+        ('echo "a \\" ${X:-it} b\' $((1 + 2))" {name}', f"a \" it b' 3 {EVIL}"),
         ("# it's a comment\necho {model.rank}#{name} # and another", f"8#{EVIL}"),
         ("(case {model.rank} in 8) echo {name};; esac)", EVIL),
         ("f() { echo $1 {name}; }; f 3", f"3 {EVIL}"),
