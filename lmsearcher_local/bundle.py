@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from lmsearcher_local.checksums import SUMS, differences, read_checksums, write_checksums
-from lmsearcher_local.errors import BundleError, ChecksumError
+from lmsearcher_local.errors import BundleError, ChecksumError, FetchError
 from lmsearcher_local.folders import new_folder
 
 OURS = "lmsearcher-local"
@@ -154,7 +154,7 @@ def verify(folder: Path | None) -> None:
     """Compare the files of a checkpoint or a bundle with its checksums.
 
     PATH is its folder; without it, the bundled checkpoint is compared. Every file that differs, is missing or is not
-    listed is named, and the exit code is 2 then. `sha256sum -c SHA256SUMS` reads the same list.
+    listed is named, and the exit status is 1 then. `sha256sum -c SHA256SUMS` reads the same list.
 
     \b
     After a copy:
@@ -167,7 +167,7 @@ def verify(folder: Path | None) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise ChecksumError(f"{folder} is not what its {SUMS} says: {len(problems)} of its files, named above")
+        raise click.ClickException(f"{folder} is not what its {SUMS} says: {len(problems)} of its files, named above")
     click.echo(f"{folder}: {len(read_checksums(folder))} files, all as {SUMS} says")
 
 
@@ -303,7 +303,7 @@ def _fetch(requests: list[str], wheels: Path, target: Target) -> None:
             message += "; `python -m ensurepip` installs it"
         if "+cpu" in message:
             message += "; CPU builds of torch are in PyTorch's own index, which PIP_EXTRA_INDEX_URL can name"
-        raise BundleError(message)
+        raise FetchError(message)
 
 
 def _installed(name: str) -> Distribution | None:

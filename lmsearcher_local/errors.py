@@ -6,7 +6,12 @@ SENTENCE = 1000  # characters of a message at most: what it quotes comes from fi
 
 
 class LMSearcherError(Exception):
-    """Base of everything this package raises on purpose; its message is one line."""
+    """Base of everything this package raises on purpose; its message is one line.
+
+    ``exit_status`` is that of a command that it ends: 2 for wrong use, 1 for what was asked rightly and cannot go on.
+    """
+
+    exit_status = 2
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().splitlines())
@@ -44,6 +49,8 @@ class CheckpointError(LMSearcherError, ValueError):
 class EngineError(LMSearcherError, RuntimeError):
     """The inference engine is missing, does not fit the machine, or answered something unusable."""
 
+    exit_status = 1
+
 
 class ObjectiveError(LMSearcherError, ValueError):
     """An objective that cannot be found or called."""
@@ -53,12 +60,24 @@ class StudyError(LMSearcherError, ValueError):
     """A study that cannot be started or resumed as asked."""
 
 
+class SearchStopped(StudyError):
+    """A search that cannot go on: no space to write, a broken executor. What was told is kept; it can be resumed."""
+
+    exit_status = 1
+
+
 class ChecksumError(LMSearcherError, ValueError):
     """Files that are not what their checksums say, or checksums that are missing or malformed."""
 
 
 class BundleError(LMSearcherError, RuntimeError):
     """A bundle for a machine without a network that cannot be made."""
+
+
+class FetchError(BundleError):
+    """A bundle whose wheels pip cannot fetch."""
+
+    exit_status = 1
 
 
 def brief(value: object) -> str:

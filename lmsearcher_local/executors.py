@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from lmsearcher_local.errors import ObjectiveError, StudyError
+from lmsearcher_local.errors import ObjectiveError, SearchStopped, StudyError
 from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerLost
 from lmsearcher_local.space import Configuration
 
@@ -38,7 +38,7 @@ def outcome(future: "Future[Outcome]") -> Outcome:
     """What came of a future that is done.
 
     Raises:
-        StudyError: the executor could not evaluate anything.
+        SearchStopped: the executor could not evaluate anything.
     """
     try:
         return future.result()
@@ -47,7 +47,7 @@ def outcome(future: "Future[Outcome]") -> Outcome:
         if type(error).__name__ in DEATHS:
             return Outcome(None, f"its worker died ({reason})")
         state = "is broken" if isinstance(error, BrokenExecutor) else "cannot run the objective"
-        raise StudyError(f"the executor {state}: {reason}; mend it, then resume the study") from error
+        raise SearchStopped(f"the executor {state}: {reason}; mend it, then resume the study") from error
 
 
 def submitted(executor: Executor, objective: Objective, code: str, configuration: Configuration) -> "Future[Outcome]":

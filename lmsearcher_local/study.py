@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.distributions import distributions
-from lmsearcher_local.errors import NothingToPropose, SpaceExhausted, StudyError
+from lmsearcher_local.errors import NothingToPropose, SearchStopped, SpaceExhausted, StudyError
 from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.files import RESULTS, TABLE, write_history
 from lmsearcher_local.interrupts import undisturbed
@@ -75,7 +75,7 @@ class Search:
         Raises:
             PromptError: the space does not fit the checkpoint.
             ObjectiveError: the executor does not take the objective.
-            StudyError: the executor cannot go on, or there is no space left to write. The study can be resumed.
+            SearchStopped: the executor cannot go on, or there is no space left to write. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
         try:
@@ -85,7 +85,7 @@ class Search:
                 raise
             place = self._storage or self._out
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise StudyError(
+            raise SearchStopped(
                 f"cannot write to {place} ({reason}); what was told is kept: make room, then --resume goes on"
             ) from error
 

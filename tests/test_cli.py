@@ -1,4 +1,4 @@
-"""The command line: what it prints and writes, and that every error is one sentence and exit code 2."""
+"""The command line: what it prints and writes, and that every error is one sentence and the exit status of its kind."""
 
 import csv
 import json
@@ -19,10 +19,20 @@ from scripted import scripted_ranker
 
 from lmsearcher_local import checkpoint, load
 from lmsearcher_local.cli import main
+from lmsearcher_local.errors import (
+    BundleError,
+    CheckpointError,
+    EngineError,
+    FetchError,
+    ObjectiveError,
+    SearchStopped,
+    SpaceError,
+    StudyError,
+)
 from lmsearcher_local.files import TABLE, read_pool
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS
+from lmsearcher_local.study import JOURNAL, RESULTS, Search
 
 SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
 
@@ -150,6 +160,30 @@ def test_interrupt(loaded: list[str]) -> None:
     sys.modules.pop("goal")
     command = ("search", "space.yaml", "--objective", "goal:score", "--out", "out", "--resume", "--trials", "6")
     assert "Best of 6 trials" in call(*command).stdout
+
+
+def test_what_cannot_go_on_ends_with_1(loaded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("search", "space.yaml", "--objective", "goal:score", "--out", "out")
+
+    def fails(error: Exception) -> Result:
+        def raise_it(*arguments: object, **options: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Search, "run", raise_it)
+            return call(*command)
+
+    for error in (EngineError("no answer"), SearchStopped("no room"), FetchError("no wheels")):
+        result = fails(error)
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, f"Error: {error}")
+    for error in (SpaceError("a"), StudyError("b"), ObjectiveError("c"), CheckpointError("d"), BundleError("e")):
+        assert fails(error).exit_code == 2
+    Path("full").mkdir()
+    Path("full/search.png").mkdir()
+    result = call(*command[:-1], "full")  # the picture cannot be written, and nothing was used wrongly
+    assert (result.exit_code, "cannot write full/search.png" in result.stderr) == (1, True)
+    for arguments in ((), ("search",)):
+        assert "Exit status: 0 " in call(*arguments, "--help").stdout
 
 
 def test_rank(loaded: list[str]) -> None:

@@ -21,7 +21,7 @@ try:
     run(lambda c: sum(c.values()) % 7, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=40, resume=True)
 except LMSearcherError as error:
     print(f"{type(error).__name__}: {error}")
-    sys.exit(2)
+    sys.exit(error.exit_status)
 """
 
 
@@ -38,8 +38,10 @@ def test_no_room(lacking: int, tmp_path: Path) -> None:
     room, last = (whole / JOURNAL).stat().st_size // 2, 0
     for _ in range(3):
         stopped = search(full, room)
-        assert stopped.returncode == 2, stopped.stderr
-        assert stopped.stdout.startswith(f"StudyError: cannot write to {full} (File too large); what was told is kept")
+        assert stopped.returncode == 1, stopped.stderr
+        assert stopped.stdout.startswith(
+            f"SearchStopped: cannot write to {full} (File too large); what was told is kept"
+        )
         assert stopped.stdout.count("\n") == 1
         assert (full / JOURNAL).read_bytes().endswith(b"\n")
         now = told_trials(full)
@@ -53,12 +55,12 @@ def test_no_room(lacking: int, tmp_path: Path) -> None:
     assert not [*full.glob(".*")]
 
 
-def test_the_command_line_says_so_with_exit_code_2(tmp_path: Path) -> None:
+def test_the_command_line_says_so_with_exit_status_1(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("[5, 5, 5]")
     command = "search space.yaml --command 'echo {p0}' --trials 60 --out out --engine transformers"
     limited = f"ulimit -f 8 && exec {Path(sys.executable).parent}/lmsearcher-local {command}"  # in KiB, for any file
     done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
     *_, last = done.stderr.splitlines()
     assert last.startswith("Error: cannot write to out (File too large); what was told is kept: make room, then")
     assert "Traceback" not in done.stderr

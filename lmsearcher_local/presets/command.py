@@ -47,7 +47,7 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
         except OSError as error:
             raise click.ClickException(f"cannot write {draw}: {error.strerror}") from error
         except ValueError as error:  # a kind of picture that there is not
-            raise click.ClickException(f"cannot draw {draw}: {error}") from error
+            raise click.UsageError(f"cannot draw {draw}: {error}") from error
     if as_json:
         click.echo(json.dumps(known.architecture(configuration)))
         return
