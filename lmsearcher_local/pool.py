@@ -13,6 +13,7 @@ from lmsearcher_local.surrogate import process
 
 PARENTS = 5  # codes whose neighbourhood is searched
 RECOMBINED, SAMPLED = 50, 200  # other codes that a surrogate considers
+NEAR = 1000  # changes of one parameter that are looked at around a code
 CLIMBS, CLIMBERS = 2, 3  # rounds in which it looks around what it found, and around how many
 
 Policy = Callable[[SearchSpace, History, np.random.Generator, int, Collection[str]], list[str]]
@@ -35,7 +36,7 @@ def local(
     taken = set(exclude)
     around = []
     for parent in history.best(PARENTS).codes:
-        fresh = [code for code in space.neighbours(parent) if code not in taken]
+        fresh = [code for code in near(space, parent, rng) if code not in taken]
         taken.update(fresh)
         around += fresh
     kept = [around[i] for i in rng.permutation(len(around))[: size - max(1, size // 5)]]
@@ -52,8 +53,8 @@ def surrogate(
     neighbours of what is most promising so far. The others are there because a surrogate errs, and the model may not.
     """
     parents = history.best(PARENTS).codes
-    near = [*neighbourhood(space, parents), *recombined(space, parents, rng, RECOMBINED)]
-    candidates = list(dict.fromkeys(code for code in near if code not in exclude))
+    around = [*neighbourhood(space, parents, rng), *recombined(space, parents, rng, RECOMBINED)]
+    candidates = list(dict.fromkeys(code for code in around if code not in exclude))
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
     if not candidates:
         return []
@@ -62,7 +63,7 @@ def surrogate(
     for _ in range(CLIMBS):
         top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
         seen = {*exclude, *candidates}
-        fresh = [code for code in neighbourhood(space, top) if code not in seen]
+        fresh = [code for code in neighbourhood(space, top, rng) if code not in seen]
         if fresh:
             candidates += fresh
             promise = np.concatenate([promise, gaussian.expected_improvement(fresh)])
@@ -72,9 +73,23 @@ def surrogate(
     return [candidates[i] for i in picked]  # the place in the pool must say nothing
 
 
-def neighbourhood(space: SearchSpace, codes: Sequence[str]) -> list[str]:
-    """Every neighbour of every code, each once."""
-    return list(dict.fromkeys(neighbour for code in codes for neighbour in space.neighbours(code)))
+def neighbourhood(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The neighbours of every code, each once."""
+    return list(dict.fromkeys(neighbour for code in codes for neighbour in near(space, code, rng)))
+
+
+def near(space: SearchSpace, code: str, rng: np.random.Generator) -> list[str]:
+    """The neighbours of a code. Of very many about ``NEAR``: of each parameter some options beside its own, some at
+    random."""
+    if sum(space.sizes) - len(space.sizes) <= NEAR:
+        return space.neighbours(code)
+    reach = max(1, NEAR // len(space.sizes) // 4)  # options beside its own, on either side; as many are random
+    options: list[list[int]] = []
+    for size, own in zip(space.sizes, space.indices(code), strict=True):
+        beside = range(max(0, own - reach), min(size, own + reach + 1))
+        some = {*beside, *rng.integers(size, size=2 * reach).tolist()}
+        options.append(sorted(some) if size > 4 * reach else [*range(size)])
+    return space.neighbours(code, options)
 
 
 def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator, n: int) -> list[str]:

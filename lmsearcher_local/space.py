@@ -142,6 +142,11 @@ class SearchSpace:
         return {name: list(options) for name, options in zip(self.names, self.options, strict=True)}
 
     @property
+    def same_options(self) -> bool:
+        """Whether all parameters have the same options in the same order."""
+        return all(places == self._places[0] for places in self._places)
+
+    @property
     def size(self) -> int:
         """The number of codes, before the validity predicate."""
         return math.prod(self.sizes)
@@ -273,17 +278,20 @@ class SearchSpace:
             if self.accepts(indices):
                 yield self.code(indices)
 
-    def neighbours(self, code: str) -> list[str]:
-        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change."""
+    def neighbours(self, code: str, options: Sequence[Sequence[int]] | None = None) -> list[str]:
+        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change.
+
+        With ``options``, indices for each parameter, only those that change to one of these.
+        """
         origin = self.indices(code)
         found, start = [], 0
         for position, digits in enumerate(self._digits):
             end = start + len(digits[0])
-            for index, text in enumerate(digits):
+            for index in range(len(digits)) if options is None else options[position]:
                 if index == origin[position]:
                     continue
                 if self.valid is None or self.accepts((*origin[:position], index, *origin[position + 1 :])):
-                    found.append(code[:start] + text + code[end:])
+                    found.append(code[:start] + digits[index] + code[end:])
             start = end
         return found
 

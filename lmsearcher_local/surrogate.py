@@ -13,17 +13,18 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
-from threadpoolctl import ThreadpoolController
 
+from lmsearcher_local.blas import one_thread
 from lmsearcher_local.history import History, normal_scores, shown
 from lmsearcher_local.space import SearchSpace
 
 REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)
+WIDE = 1024  # options of a space above which only those that a history holds have features of their own
+CELLS = 1 << 21  # of a matrix of such features, at most
 CHUNK = 4096  # codes appraised at a time: bounds the size of their kernel matrix, however many there are
 # Prior of the logarithms of weights and noise: means for one position and for the whole code, standard deviations.
 ONE_HOT, ORDERED, ORDERED_ONE_HOT, COUNTS, NOISE = 3.0, 1.0, 1.0, 1.0, 0.02
 SPREAD, NOISE_SPREAD = 1.2, 1.5
-BLAS = ThreadpoolController()  # matrices this small are slower on many threads, far slower beside other work
 
 
 class Embedding(NamedTuple):
@@ -41,14 +42,15 @@ class GaussianProcess:
     and depend on the history alone.
     """
 
-    @BLAS.wrap(limits=1, user_api="blas")
+    @one_thread()
     def __init__(self, space: SearchSpace, history: History) -> None:
         fitted = max((n for n in REFITS if n <= len(history)), default=len(history))
         theta = _fit(space, history.codes[:fitted], history.scores[:fitted])
         kept = shown(history.scores)
         codes = [history.codes[i] for i in kept]
         scores = [history.scores[i] for i in kept]
-        features, groups, _ = embed(space, space.array(codes))
+        self._rows = space.array(codes)
+        features, groups, _ = embed(space, self._rows)
         y = normal_scores(np.array(scores), len(scores))
         self._space = space
         self._scales = np.exp(theta[:-1] / 2)[groups]
@@ -84,13 +86,19 @@ class GaussianProcess:
             self._appraised.update(zip(part, zip(mean.tolist(), improvement.tolist(), strict=True), strict=True))
         return np.array([self._appraised[code] for code in codes]).reshape(-1, 2)
 
-    @BLAS.wrap(limits=1, user_api="blas")
+    @one_thread()
     def posterior(self, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``.
 
         The unit is the history's normal scores; 0 is their mean.
         """
-        new = embed(self._space, self._space.array(codes)).features * self._scales
+        rows = self._space.array(codes)
+        at_once = max(1, CELLS // len(self._scales)) if _is_wide(self._space) else len(rows)
+        if len(rows) > at_once:
+            parts = [self.posterior(codes[start : start + at_once]) for start in range(0, len(rows), at_once)]
+            mean, deviation = map(np.concatenate, zip(*parts, strict=True))
+            return mean, deviation
+        new = embed(self._space, rows, self._rows).features * self._scales
         cross = _kernel(new, self._known)
         explained = (solve_triangular(self._root, cross.T, lower=True, check_finite=False) ** 2).sum(0)
         return cross @ self._solved, np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
@@ -124,21 +132,58 @@ def believed(space: SearchSpace, history: History, pending: Sequence[str]) -> Hi
     return History((*history.codes, *pending), (*history.scores, *expected.tolist()))
 
 
-def embed(space: SearchSpace, rows: np.ndarray) -> Embedding:
-    """The features of option indices ``[n, positions]``, such that half a squared distance of 1 means one change."""
-    places, groups, prior = _layout(space)
+def embed(space: SearchSpace, rows: np.ndarray, known: np.ndarray | None = None) -> Embedding:
+    """The features of option indices ``[n, positions]``, such that half a squared distance of 1 means one change.
+
+    In a space of more than ``WIDE`` options the features are those of the options that the rows ``known``, or else
+    ``rows``, have; all others share one. That changes no distance to a row of ``known``.
+    """
+    known = rows if known is None else known
+    columns, sizes = rows, space.sizes
+    if wide := _is_wide(space):
+        seen = [np.unique(position) for position in known.T]
+        columns = np.stack([_places_among(*pair) for pair in zip(seen, rows.T, strict=True)], axis=1)
+        sizes = tuple(len(options) + 1 for options in seen)
+    anywhere = np.unique(known) if wide and _counted(space) else np.arange(space.sizes[0])
+    places, groups, prior = _layout(space, sizes, len(anywhere) + wide)
     features = np.zeros((len(rows), len(groups)))
     every = np.arange(len(rows))
     for i, place in enumerate(places):
-        features[every, place.first + rows[:, i]] = 1
+        features[every, place.first + columns[:, i]] = 1
         if place.ordered:
-            features[:, place.first + place.size] = np.sqrt(2) * rows[:, i] / (place.size - 1)
+            features[:, place.first + place.size] = np.sqrt(2) * rows[:, i] / (space.sizes[i] - 1)
     if _counted(space):
-        first = len(groups) - places[0].size
-        for place in places:
-            features[:, first:] += features[:, place.first : place.first + place.size]
+        first = len(groups) - len(anywhere) - wide
+        if wide:
+            features[:, first:] = _counts(anywhere, rows)
+        else:
+            for place in places:
+                features[:, first:] += features[:, place.first : place.first + place.size]
         features[:, first:] /= np.sqrt(len(places))
     return Embedding(features, groups, prior)
+
+
+def _is_wide(space: SearchSpace) -> bool:
+    return sum(space.sizes) > WIDE
+
+
+def _places_among(seen: np.ndarray, options: np.ndarray) -> np.ndarray:
+    """The place of each option among those seen, which are sorted; one past them for any other."""
+    places = np.searchsorted(seen, options)
+    return np.where(seen[np.minimum(places, len(seen) - 1)] == options, places, len(seen))
+
+
+def _counts(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How often each option seen occurs in each row; last the length of the vector of all other counts."""
+    places = _places_among(seen, rows.ravel()).reshape(rows.shape)
+    found = np.zeros((len(rows), len(seen) + 1))
+    each, position = np.nonzero(places < len(seen))
+    np.add.at(found, (each, places[each, position]), 1)
+    each, position = np.nonzero(places == len(seen))
+    others, counts = np.unique(np.stack([each, rows[each, position]]), axis=1, return_counts=True)
+    np.add.at(found[:, -1], others[0], counts**2)
+    found[:, -1] = np.sqrt(found[:, -1])
+    return found
 
 
 class Place(NamedTuple):
@@ -150,29 +195,41 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _layout(space: SearchSpace) -> tuple[list[Place], np.ndarray, np.ndarray]:
-    """The features of each position, and of an :class:`Embedding` its ``groups`` and ``prior``."""
+def _layout(space: SearchSpace, sizes: tuple[int, ...], counted: int) -> tuple[list[Place], np.ndarray, np.ndarray]:
+    """The features of each position, and of an :class:`Embedding` its ``groups`` and ``prior``.
+
+    ``sizes`` says how many options have a feature at each position, ``counted`` how many are counted in all of them.
+    """
     places: list[Place] = []
     groups: list[int] = []
     prior: list[float] = []
-    for options in space.options:
-        numbers = all(isinstance(o, (int, float)) and not isinstance(o, bool) for o in options)
-        ordered = len(options) > 2 and numbers and list(options) == sorted(options)  # type: ignore[type-var]
-        places.append(Place(len(groups), len(options), ordered))
-        groups += [len(prior)] * len(options)
-        prior.append((ORDERED_ONE_HOT if ordered else ONE_HOT) / len(space.sizes))
+    for size, ordered in zip(sizes, _ordered(space), strict=True):
+        places.append(Place(len(groups), size, ordered))
+        groups += [len(prior)] * size
+        prior.append((ORDERED_ONE_HOT if ordered else ONE_HOT) / len(sizes))
         if ordered:
             groups.append(len(prior))
             prior.append(ORDERED)
     if _counted(space):
-        groups += [len(prior)] * len(space.options[0])
+        groups += [len(prior)] * counted
         prior.append(COUNTS)
     return places, np.array(groups), np.array(prior)
 
 
+@lru_cache(maxsize=64)
+def _ordered(space: SearchSpace) -> list[bool]:
+    """Of which positions the options are numbers in order."""
+    found = []
+    for options in space.options:
+        numbers = all(isinstance(o, (int, float)) and not isinstance(o, bool) for o in options)
+        found.append(len(options) > 2 and numbers and list(options) == sorted(options))  # type: ignore[type-var]
+    return found
+
+
+@lru_cache(maxsize=64)
 def _counted(space: SearchSpace) -> bool:
     """Whether all positions offer the same options, so that it means something how often each of them occurs."""
-    return len(space.options) > 1 and len(set(space.options)) == 1
+    return len(space.options) > 1 and space.same_options
 
 
 @lru_cache(maxsize=4096)  # one for each refit of some hundred searches that ask together; each is small

@@ -1,5 +1,6 @@
 """The surrogate: an exact Gaussian process with a true gradient, whose pools hold better codes than other pools."""
 
+import tracemalloc
 from unittest.mock import patch
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.optimize import check_grad
 from lmsearcher_local import surrogate
 from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.pool import POLICIES, neighbourhood, recombined
+from lmsearcher_local.prompt.compact import hint_bins
 from lmsearcher_local.space import SearchSpace
 
 SPACES = {
@@ -115,6 +117,44 @@ def test_neighbours_and_recombinations_respect_the_predicate() -> None:
     for child in children:
         assert child in space
         assert all(digit in {parent[i] for parent in parents} for i, digit in enumerate(child))
-    near = neighbourhood(space, parents)
+    near = neighbourhood(space, parents, np.random.default_rng(0))
     assert len(near) == len(set(near))
     assert all(code in space for code in near)
+
+
+WIDE = {
+    "one": SearchSpace({"lr": [0.1 * i for i in range(300)], "kind": ["a", "b", "c"]}),
+    "shared": SearchSpace([40] * 6),
+    "text": SearchSpace({"word": [str(i) for i in range(200)], "other": [str(i) for i in range(100)]}),
+}
+
+
+@pytest.mark.parametrize("space", WIDE.values(), ids=WIDE)
+def test_options_that_no_trial_has_may_share_a_feature(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, new = searched(space, 30), space.sample(np.random.default_rng(1), 200)
+    whole = surrogate.GaussianProcess(space, history).posterior(new)
+    columns = surrogate.embed(space, space.array(new)).features.shape[1]
+    surrogate.forget()
+    monkeypatch.setattr(surrogate, "WIDE", 50)
+    for cells in (1 << 22, 1000):
+        monkeypatch.setattr(surrogate, "CELLS", cells)
+        narrow = surrogate.GaussianProcess(space, history)
+        assert len(narrow._scales) < columns
+        np.testing.assert_allclose(narrow.posterior(new), whole, rtol=1e-6)
+    surrogate.forget()
+
+
+@pytest.mark.parametrize("sizes", [[100_000], [99_000, 10], [4096] * 21])
+@pytest.mark.parametrize("policy", ["surrogate", "local"])
+def test_an_ask_in_a_space_of_very_many_options_is_small(sizes: list[int], policy: str) -> None:
+    space = SearchSpace(sizes)
+    codes = space.sample(np.random.default_rng(0), 40)
+    history = History(tuple(codes), tuple(float(i % 7) for i in range(40)))
+    tracemalloc.start()
+    pool = POLICIES[policy](space, history, np.random.default_rng(0), 10, set(codes))
+    hint_bins(space, history, pool)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(pool) - set(codes)) == 10
+    assert all(code in space for code in pool)
+    assert peak < 200 << 20
