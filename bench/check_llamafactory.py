@@ -21,7 +21,7 @@ from llamafactory.model import load_tokenizer
 from tokenizers import Tokenizer
 
 from lmsearcher_local.history import History
-from lmsearcher_local.prompt.text import TextCodec, message
+from lmsearcher_local.prompt.text import TextCodec, message, published_frame
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.data import NAME, write_data_set
 from lmsearcher_local.training.subspaces import draw_pruned_tasks
@@ -43,7 +43,7 @@ def main() -> None:
         loaded = load(data, tokenizer)
         natural = as_llama3(Path(folder) / "natural", data, tokenizer, tasks[0])
     assert len(loaded) == SAMPLES, f"{SAMPLES - len(loaded)} samples were dropped"
-    codec = TextCodec(Tokenizer.from_file(str(tokenizer / "tokenizer.json")), "llama3", "", 4)
+    codec = TextCodec(Tokenizer.from_file(str(tokenizer / "tokenizer.json")), published_frame("llama3", ""), 4)
     [end] = codec.answers(SearchSpace([2]), ["<|eot_id|>"])
     for i, (row, task) in enumerate(zip(loaded, tasks, strict=True)):
         space, history, pool = question(task)

@@ -7,20 +7,22 @@ import hashlib
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import CheckpointError, brief
+from lmsearcher_local.folders import read_json
 from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
+from lmsearcher_local.prompt.chat import FILES, MONTHS, Frame, own_frame
+from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
 
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+OWN = "own"  # the chat template that the folder brings
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
@@ -28,7 +30,7 @@ FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are n
 class Profile:
     """How a checkpoint is prompted: the content of its ``lmsearcher.json``; without one, the published protocol.
 
-    ``template``, ``date`` and ``score_digits`` belong to the text codec.
+    ``template``, ``date`` and ``score_digits`` belong to the text codec; the template ``own`` is the folder's.
     """
 
     codec: str = "text"
@@ -39,7 +41,7 @@ class Profile:
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("codec", self.codec, ("text", "compact")),
-            ("template", self.template, tuple(TEMPLATES)),
+            ("template", self.template, (*TEMPLATES, OWN)),
             ("score_digits", self.score_digits, tuple(range(1, 9))),
         ):
             if value not in allowed or type(value) is not type(allowed[0]):  # 4.0 equals 4
@@ -88,12 +90,22 @@ class Checkpoint:
                     " another version of this package trained it; train it anew"
                 )
             return CompactCodec()
-        profile = self.profile
-        tokenizer = self.tokenizer()
+        tokenizer, frame = self.tokenizer(), self.frame()
         try:
-            return TextCodec(tokenizer, profile.template, profile.date, profile.score_digits)
+            return TextCodec(tokenizer, frame, self.profile.score_digits)
         except Exception as error:  # the library raises bare Exception where a file contradicts itself
             raise CheckpointError(f"{self.path / 'tokenizer.json'}: {error}") from error
+
+    def frame(self) -> Frame:
+        """What stands around the message of a text checkpoint's prompt.
+
+        Raises:
+            CheckpointError: the folder's own chat template cannot be used.
+        """
+        profile = self.profile
+        if profile.template == OWN:
+            return own_frame(self.path, profile.date)
+        return published_frame(profile.template, profile.date)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a text checkpoint.
@@ -151,9 +163,10 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     if min(sizes) < 1 or max(sizes) > 1 << 40:
         raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
     quantization = config.get("quantization_config")
+    profile = _profile(folder)
     return Checkpoint(
         path=folder,
-        profile=_profile(folder),
+        profile=profile,
         weights=tuple(weights),
         quantization=str(quantization.get("quant_method")) if isinstance(quantization, dict) else None,
         context=context,
@@ -163,7 +176,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         token_bytes=token_bytes,
         hidden=hidden,
         intermediate=intermediate,
-        identity=_fingerprint(folder, weights),
+        identity=_fingerprint(folder, weights, FILES if profile.template == OWN else ()),
     )
 
 
@@ -235,21 +248,9 @@ def _profile(folder: Path) -> Profile:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object")
-    return content
-
-
-def _fingerprint(folder: Path, weights: list[Path]) -> str:
+def _fingerprint(folder: Path, weights: list[Path], others: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    small = [folder / name for name in ("config.json", "lmsearcher.json", "tokenizer.json")]
+    small = [folder / name for name in ("config.json", "lmsearcher.json", "tokenizer.json", *others)]
     for file in [*small, *weights]:
         if not file.exists():
             continue

@@ -1,12 +1,14 @@
-"""Writes a folder whole or not at all."""
+"""Folders: one that is written whole or not at all, and the JSON files of a checkpoint's."""
 
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.documents import parse_json
+from lmsearcher_local.errors import CheckpointError, LMSearcherError
 
 
 @contextmanager
@@ -29,3 +31,20 @@ def new_folder(out: Path, refused: type[LMSearcherError]) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise refused(f"cannot write {out}: {error.strerror or error}") from error
         raise
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object that a file of a checkpoint holds.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = parse_json(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} does not hold a JSON object")
+    return content

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from lmsearcher_local.checkpoint import Checkpoint
+    from lmsearcher_local.prompt.chat import Frame
 
 VOCABULARY_ROWS = ("embed_tokens.weight", "lm_head.weight")  # tensors with one row a token
 COPIED = (  # what goes along as it is; all else is rewritten, or belongs to the old vocabulary
@@ -121,7 +122,6 @@ def _unwritten(folder: Path, error: BaseException) -> CheckpointError:
 
 def _kept_tokens(checkpoint: "Checkpoint") -> list[int]:
     from lmsearcher_local.checkpoint import read_json
-    from lmsearcher_local.prompt.text import TEMPLATES
 
     folder = checkpoint.path
     if checkpoint.profile.codec != "text":
@@ -130,13 +130,14 @@ def _kept_tokens(checkpoint: "Checkpoint") -> list[int]:
         raise CheckpointError(
             f"{folder} is quantised ({checkpoint.quantization}); trim the checkpoint it was made from, then quantise"
         )
-    checkpoint.codec()  # refuses a tokenizer that is none of Llama 3's
+    checkpoint.codec()  # refuses a tokenizer that its template cannot be used with
     tokenizer = checkpoint.tokenizer()
     content = read_json(folder / "tokenizer.json")
     vocabulary = _vocabulary(content, folder)
+    frames = _frames(checkpoint)
     parts = {
         piece[i:j]
-        for piece in _pieces(tokenizer, folder)
+        for piece in _pieces(tokenizer, folder, frames, [token["content"] for token in content["added_tokens"]])
         for i in range(len(piece))
         for j in range(i + 1, len(piece) + 1)
     }
@@ -145,7 +146,8 @@ def _kept_tokens(checkpoint: "Checkpoint") -> list[int]:
     for token in content["added_tokens"]:
         text = token["content"]
         # Such tokens are found before a text is cut. One that can occur in a prompt stays; "<" is in templates alone.
-        if token["id"] in named or text in named or "<" not in text or any(text in t for t in TEMPLATES.values()):
+        written = any(text in part for frame in frames for part in frame)
+        if token["id"] in named or text in named or "<" not in text or written:
             kept.add(token["id"])
     return sorted(kept)
 
@@ -158,21 +160,30 @@ def _vocabulary(tokenizer: dict[str, Any], folder: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _pieces(tokenizer: "Tokenizer", folder: Path) -> set[str]:
-    """Every piece into which a prompt or a code can be cut before its bytes are merged, in byte-level letters."""
-    from lmsearcher_local.checkpoint import MONTHS
-    from lmsearcher_local.prompt.text import TEMPLATES
+def _frames(checkpoint: "Checkpoint") -> "list[Frame]":
+    """What may stand around the message: of the published templates all, on any day, since a profile may be changed."""
+    from lmsearcher_local.checkpoint import OWN
+    from lmsearcher_local.prompt.chat import MONTHS
+    from lmsearcher_local.prompt.text import TEMPLATES, published_frame
 
+    if checkpoint.profile.template == OWN:
+        return [checkpoint.frame()]
+    return [published_frame(template, f"26 {month} 2024") for template, month in product(TEMPLATES, MONTHS)]
+
+
+def _pieces(tokenizer: "Tokenizer", folder: Path, frames: "list[Frame]", added: list[str]) -> set[str]:
+    """Every piece into which a prompt or a code can be cut before its bytes are merged, in byte-level letters."""
     cutter = tokenizer.pre_tokenizer
     digits = {"".join(run) for length in (1, 2, 3) for run in product("0123456789", repeat=length)}
     # Each mark that a message can hold, between every two kinds of neighbours it can have.
     message = "0123456789|1.0,345|0.92318,678|1e-05,678|0.0,012;345;"
+    special = "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "$^"
     pieces: set[str] = set()
-    for template, month in product(TEMPLATES.values(), MONTHS):
-        for text in re.split(r"<\|\w+\|>", template.format(date=f"26 {month} 2024", message=message)):
+    for before, after in frames:
+        for text in re.split(special, before + message + after):
             pieces.update([piece for piece, _ in cutter.pre_tokenize_str(text)] if cutter else [text])
     if any(set(piece) & set("0123456789") and piece not in digits for piece in pieces):
-        raise CheckpointError(f"the tokenizer of {folder} does not cut digits into groups of three, as Llama 3's does")
+        raise CheckpointError(f"the tokenizer of {folder} does not cut digits into groups of three or fewer")
     return pieces | digits
 
 
@@ -310,21 +321,25 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 def _check_tokenizers(old: "Checkpoint", new: "Checkpoint", ids: dict[int, int]) -> None:
     """Split random prompts with both tokenizers: what the module's first lines argue, seen to hold in this folder."""
     before, after = old.tokenizer(), new.tokenizer()
-    for text in random_prompts(random.Random(0), CHECKED, after):
+    for text in random_prompts(random.Random(0), CHECKED, new):
         expected = [ids.get(i) for i in before.encode(text, add_special_tokens=False).ids]
         if after.encode(text, add_special_tokens=False).ids != expected:
             raise CheckpointError(f"the tokenizer of {old.path} is not of Llama 3's kind; trimmed, it splits otherwise")
 
 
-def random_prompts(rng: random.Random, count: int, tokenizer: "Tokenizer") -> Iterator[str]:
-    """Whole prompts as the text codec writes them, of any template, date, number of score digits and code length."""
-    from lmsearcher_local.checkpoint import MONTHS
+def random_prompts(rng: random.Random, count: int, checkpoint: "Checkpoint") -> Iterator[str]:
+    """Whole prompts as the text codec writes them, of any frame, date, number of score digits and code length."""
+    from lmsearcher_local.checkpoint import OWN
     from lmsearcher_local.history import History
-    from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
+    from lmsearcher_local.prompt.chat import MONTHS
+    from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
 
+    tokenizer = checkpoint.tokenizer()
     for _ in range(count):
         date = f"{rng.randint(1, 31):02} {rng.choice(MONTHS)} {rng.randint(1900, 2100)}"
-        codec = TextCodec(tokenizer, rng.choice([*TEMPLATES]), date, rng.randint(1, 8))
+        own = checkpoint.profile.template == OWN
+        frame = checkpoint.frame() if own else published_frame(rng.choice([*TEMPLATES]), date)
+        codec = TextCodec(tokenizer, frame, rng.randint(1, 8))
         length = rng.randint(1, 64)
         codes = list({"".join(rng.choices("0123456789", k=length)) for _ in range(rng.randint(1, 60))})
         seen, pool = codes[: len(codes) // 2], codes[len(codes) // 2 :]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.cli import main
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.prompt.text import TextCodec
+from lmsearcher_local.prompt.text import TextCodec, published_frame
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.data import DATA, PARTIAL, sample, write_data_set
 from lmsearcher_local.training.subspaces import Source, draw_pruned, draw_pruned_tasks, prune, table_source
@@ -130,7 +130,7 @@ def test_a_sample_is_the_published_prompt_and_the_best_candidate(llama_folder: P
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "response": "200<|eot_id|>",
     }
-    codec = TextCodec(Tokenizer.from_file(str(llama_folder / "tokenizer.json")), "llama3", "", 4)
+    codec = TextCodec(Tokenizer.from_file(str(llama_folder / "tokenizer.json")), published_frame("llama3", ""), 4)
     for task in draw_pruned_tasks([], 1, 20):
         history, pool = task.question()
         best = max(zip(task.truth, pool, strict=True))[1]

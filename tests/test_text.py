@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.history import History
-from lmsearcher_local.prompt.text import TextCodec, message
+from lmsearcher_local.prompt.text import TextCodec, message, published_frame
 from lmsearcher_local.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
@@ -43,14 +43,14 @@ def test_at_most_200_items_are_shown_the_best_ones() -> None:
 
 
 def test_rendered_as_the_chat_template_with_a_pinned_date(tokenizer: Tokenizer) -> None:
-    codec = TextCodec(tokenizer, "llama3.1", "26 Jul 2024", 4)
+    codec = TextCodec(tokenizer, published_frame("llama3.1", "26 Jul 2024"), 4)
     assert codec.render(HISTORY, ["123401"]) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
         "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
         "000000|1.0,012334|0.9795,444444|0.0,123401;<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    undated = TextCodec(tokenizer, "llama3", "26 Jul 2024", 2)
+    undated = TextCodec(tokenizer, published_frame("llama3", "26 Jul 2024"), 2)
     assert undated.render(HISTORY, ["1"]) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
         "000000|1.0,012334|0.98,444444|0.0,1;<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -58,7 +58,7 @@ def test_rendered_as_the_chat_template_with_a_pinned_date(tokenizer: Tokenizer) 
 
 
 def test_tokens_are_those_of_metas_own_tokenizer(tokenizer: Tokenizer) -> None:
-    codec = TextCodec(tokenizer, "llama3.1", "26 Jul 2024", 4)
+    codec = TextCodec(tokenizer, published_frame("llama3.1", "26 Jul 2024"), 4)
     reference = Reference.get_instance()
     text = codec.render(HISTORY, ["123401", "3042413401"])
     expected = reference.encode(text, bos=False, eos=False, allowed_special="all")
@@ -70,23 +70,23 @@ def test_tokens_are_those_of_metas_own_tokenizer(tokenizer: Tokenizer) -> None:
 
 def test_a_tokenizer_that_trie_and_prompt_cannot_share_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="begin_of_text"):
-        TextCodec(Tokenizer(models.WordLevel({"0": 0}, unk_token="0")), "llama3", "26 Jul 2024", 4)
+        TextCodec(Tokenizer(models.WordLevel({"0": 0}, unk_token="0")), published_frame("llama3", "26 Jul 2024"), 4)
     content = json.loads(tokenizer.to_str())
     merging = copy.deepcopy(content)  # digits stick to the line break in front of them
     merging["pre_tokenizer"] = json.loads(
         '{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":false}'
     )
     with pytest.raises(CheckpointError, match="splits the code"):
-        TextCodec(Tokenizer.from_str(json.dumps(merging)), "llama3", "26 Jul 2024", 4)
+        TextCodec(Tokenizer.from_str(json.dumps(merging)), published_frame("llama3", "26 Jul 2024"), 4)
     lossy = Tokenizer(models.WordLevel({"?": 0, "assistant": 1}, unk_token="?"))
     lossy.pre_tokenizer = pre_tokenizers.Whitespace()
     lossy.add_special_tokens(["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
     with pytest.raises(CheckpointError, match="splits the code"):
-        TextCodec(lossy, "llama3", "26 Jul 2024", 4)
+        TextCodec(lossy, published_frame("llama3", "26 Jul 2024"), 4)
 
 
 def test_history_and_pool_apart_are_as_long_as_together(tokenizer: Tokenizer) -> None:
-    codec, codes = TextCodec(tokenizer, "llama3.1", "26 Jul 2024", 4), list(SPACE.enumerate())
+    codec, codes = TextCodec(tokenizer, published_frame("llama3.1", "26 Jul 2024"), 4), list(SPACE.enumerate())
     for n in (1, 7, 40):
         history, pool = History(tuple(codes[:n]), tuple(i / 9 for i in range(n))), codes[n : n + 5]
         parts = ((history, []), (History(), pool), (History(), []), (history, pool))

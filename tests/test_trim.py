@@ -20,7 +20,7 @@ from lmsearcher_local.cli import main
 from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.text import TEMPLATES, TextCodec
+from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
 from lmsearcher_local.ranking import Ranking, Task
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trim import kept_tokens
@@ -78,7 +78,7 @@ def test_every_prompt_is_split_alike(
     seen, pool = (data.draw(st.lists(code, max_size=20, unique=True)) for _ in range(2))
     scores = data.draw(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=20, max_size=20))
     history = History(tuple(seen), tuple(scores[: len(seen)]))
-    old, new = (TextCodec(tokenizer, template, date, digits) for tokenizer in (before, after))
+    old, new = (TextCodec(tokenizer, published_frame(template, date), digits) for tokenizer in (before, after))
     space = SearchSpace([10] * length)
     assert new.prompt(space, history, pool) == [ids[i] for i in old.prompt(space, history, pool)]
     assert new.answers(space, pool) == [[ids[i] for i in path] for path in old.answers(space, pool)]

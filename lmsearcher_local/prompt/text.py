@@ -1,4 +1,4 @@
-"""The published text protocol: history and pool as one system message of a Llama 3 chat, byte for byte.
+"""The published text protocol: history and pool as one message of a chat, in that of Llama 3 byte for byte.
 
 ``cell|score,…,cell|score,cand;…;cand;`` with the history best first, scores min-max normalised (paper, section 3.2,
 and the published code).
@@ -11,15 +11,27 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.history import HISTORY_CAP, History, min_max
+from lmsearcher_local.prompt.chat import Frame
 from lmsearcher_local.space import SearchSpace
 
 SYSTEM = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
 ANSWER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 # Llama 3.1's chat template dates every prompt; LLaMA-Factory's `llama3` template, used in training, does not.
+SPECIAL = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 TEMPLATES = {
     "llama3.1": SYSTEM + "Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{message}" + ANSWER,
     "llama3": SYSTEM + "{message}" + ANSWER,
 }
+
+
+def published_frame(template: str, date: str) -> Frame:
+    """What one of ``TEMPLATES`` writes around the message: ``llama3.1`` dates every prompt, ``llama3`` does not.
+
+    Args:
+        date: what the date block says; pinned, so that a search does not change from one day to the next.
+    """
+    before, after = TEMPLATES[template].split("{message}")
+    return Frame(before.format(date=date), after)
 
 
 def message(history: History, pool: Sequence[str], score_digits: int = 4) -> str:
@@ -35,41 +47,38 @@ class TextCodec:
 
     Args:
         tokenizer: the checkpoint's fast tokenizer.
-        template: ``llama3.1`` (with the date block, as upstream serves) or ``llama3`` (without, as upstream trains).
-        date: what the date block says; pinned, so that a search does not change from one day to the next.
+        frame: what stands around the message.
         score_digits: decimals of a score.
 
     Raises:
-        CheckpointError: the tokenizer lacks Llama 3's special tokens, or tokenises a code differently alone and as
-            an answer, or loses digits, so that answers could not be told apart.
+        CheckpointError: the tokenizer lacks Llama 3's special tokens where the frame is Llama 3's, or tokenises a code
+            differently alone and as an answer, or loses digits, so that answers could not be told apart.
     """
 
     max_pool = 1000
     group = 10
 
-    def __init__(self, tokenizer: Tokenizer, template: str, date: str, score_digits: int) -> None:
-        self.template = template
-        self.date = date
+    def __init__(self, tokenizer: Tokenizer, frame: Frame, score_digits: int) -> None:
+        self.frame = frame
         self.score_digits = score_digits
         self._tokenizer = tokenizer
         self._answers: dict[str, list[int]] = {}
-        for token in ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"):
+        for token in SPECIAL if frame.after == ANSWER else ():
             if tokenizer.token_to_id(token) is None:
                 raise CheckpointError(
-                    f"the tokenizer has no token {token}; the text protocol needs a Llama 3 tokenizer"
+                    f'the tokenizer has no token {token}; this template needs a Llama 3 tokenizer, "own" any'
                 )
         rng = random.Random(0)
-        header = self._encode(ANSWER)
+        header = self._encode(frame.after)
         for length in range(1, 65):
             code = "".join(rng.choices("0123456789", k=length))
             answer = self._encode(code)
-            if header + answer != self._encode(ANSWER + code) or tokenizer.decode(answer) != code:
+            if header + answer != self._encode(frame.after + code) or tokenizer.decode(answer) != code:
                 raise CheckpointError(f"the tokenizer splits the code {code} in a way that answers cannot be read from")
 
     def render(self, history: History, pool: Sequence[str]) -> str:
         """The whole prompt as text, special tokens included."""
-        text = message(history, pool, self.score_digits)
-        return TEMPLATES[self.template].format(date=self.date, message=text)
+        return self.frame.before + message(history, pool, self.score_digits) + self.frame.after
 
     def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
         """Token ids of the prompt, in the tokenizer's canonical split."""

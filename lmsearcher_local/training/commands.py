@@ -10,7 +10,7 @@ EVERY = 50  # steps between lines of the trainer
 
 @click.group()
 def data() -> None:
-    """Training data for an 8B checkpoint."""
+    """Training data for a checkpoint that reads text."""
 
 
 @data.command()
@@ -26,11 +26,17 @@ def data() -> None:
     "--samples", type=click.IntRange(min=1), default=228_000, show_default=True, help="As many as in the paper."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same bytes.")
-def build(out: Path, tables: tuple[str, ...], samples: int, seed: int) -> None:
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Folder of another model to fine-tune, whose own chat template the prompts carry.  [default: Llama-3.1-8B]",
+)
+def build(out: Path, tables: tuple[str, ...], samples: int, seed: int, model: Path | None) -> None:
     """Write a LLaMA-Factory data set with the settings that fine-tune Llama-3.1-8B as published.
 
     A sample is a question over a small random part of a space: 100 to 200 codes, ten of them candidates, the others
     evaluated; the answer is the truly best candidate. A model trained on a table has seen it: measure on others.
+    Copy `lmsearcher.json`, which says how the checkpoint is prompted, beside the fine-tuned weights.
 
     \b
     The published amount, from synthetic spaces:
@@ -38,23 +44,27 @@ def build(out: Path, tables: tuple[str, ...], samples: int, seed: int) -> None:
     \b
     From two tables:
       lmsearcher-local data build --out data --table nasbench201-cifar10 --table hpobench-car
+    \b
+    For a model with another chat template (Qwen, SmolLM, Gemma, ...):
+      lmsearcher-local data build --out data --model /models/Qwen3-4B
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from lmsearcher_local.tables import table
-    from lmsearcher_local.training.data import write_data_set
+    from lmsearcher_local.training.data import LLAMA, target_of, write_data_set
     from lmsearcher_local.training.subspaces import draw_pruned_tasks, table_source
 
+    target = target_of(model) if model else LLAMA
     sources = [table_source(table(name)) for name in tables]
     console = Console(stderr=True)
     with Progress(
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         samples_bar = bar.add_task("samples", total=samples)
-        write_data_set(out, draw_pruned_tasks(sources, seed, samples), lambda: bar.advance(samples_bar))
+        write_data_set(out, draw_pruned_tasks(sources, seed, samples), lambda: bar.advance(samples_bar), target)
     click.echo(f"{samples:,} samples in {out}; train from there, on 8 GPUs:")
-    click.echo("  FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train llama3_full_sft.yaml")
+    click.echo(f"  FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train {target.settings}")
 
 
 @click.command()

@@ -5,22 +5,28 @@ that: a sample without a user message is dropped, an empty one still becomes a t
 (``<|start_header_id|>user<|end_header_id|>`` and so on), and the model would be trained on a prompt that it is never
 shown. So a sample carries the text of that template itself, system message and assistant header, and LLaMA-Factory is
 told ``template: empty``: it adds nothing. What is learned is what it would be: the answer and ``<|eot_id|>``.
+
+For another model the samples carry that model's own chat template in the same way, and its end of text.
 """
 
 import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from lmsearcher_local.checkpoint import OWN, Profile, load_checkpoint
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.prompt.text import TEMPLATES, message
+from lmsearcher_local.prompt.chat import Frame, end_of_answer
+from lmsearcher_local.prompt.text import message, published_frame
 from lmsearcher_local.training.trajectories import Task
 
 NAME = "lmsearcher"
 DATA = f"{NAME}.jsonl"
 PARTIAL = f"{DATA}.partial"
-END = "<|eot_id|>"
+PROFILE = "lmsearcher.json"
 
 DATASET_INFO = {NAME: {"file_name": DATA, "columns": {"prompt": "prompt", "response": "response"}}}
 DEEPSPEED = {
@@ -32,10 +38,10 @@ DEEPSPEED = {
     "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
 }
 SETTINGS = """\
-# Full fine-tuning of Llama-3.1-8B with LLaMA-Factory, as LM-Searcher was trained: 8 GPUs, from this folder:
-#   FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train llama3_full_sft.yaml
+# Full fine-tuning with LLaMA-Factory, as LM-Searcher was trained: 8 GPUs, from this folder:
+#   FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train FILE
 
-model_name_or_path: meta-llama/Llama-3.1-8B  # or its folder
+model_name_or_path: MODEL
 stage: sft
 do_train: true
 finetuning_type: full
@@ -68,14 +74,50 @@ ddp_timeout: 180000000
 """
 
 
-def sample(task: Task) -> dict[str, str]:
+class Target(NamedTuple):
+    """What is to be fine-tuned: its name or folder, what stands around a message, what ends an answer, and settings.
+
+    ``template`` is what the ``lmsearcher.json`` of the fine-tuned checkpoint says.
+    """
+
+    model: str
+    frame: Frame
+    end: str
+    template: str
+    settings: str
+
+
+LLAMA = Target(
+    "meta-llama/Llama-3.1-8B  # or its folder",
+    published_frame("llama3", ""),
+    "<|eot_id|>",
+    "llama3",
+    "llama3_full_sft.yaml",
+)
+
+
+def target_of(folder: Path) -> Target:
+    """A model's folder as what is to be fine-tuned, under its own chat template.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or its template or tokenizer cannot be used.
+    """
+    checkpoint = load_checkpoint(folder)
+    own = replace(checkpoint, profile=Profile(template=OWN))
+    own.codec()  # refuses a tokenizer from which no answers can be read
+    return Target(json.dumps(str(folder.absolute())), own.frame(), end_of_answer(folder), OWN, "full_sft.yaml")
+
+
+def sample(task: Task, target: Target = LLAMA) -> dict[str, str]:
     """The prompt, as published and up to where the answer starts, and the response: the truly best candidate."""
     history, pool = task.question()
-    prompt = TEMPLATES["llama3"].format(date="", message=message(history, pool))
-    return {"prompt": prompt, "response": pool[int(task.truth.argmax())] + END}
+    prompt = target.frame.before + message(history, pool) + target.frame.after
+    return {"prompt": prompt, "response": pool[int(task.truth.argmax())] + target.end}
 
 
-def write_data_set(out: Path, tasks: Iterable[Task], show: Callable[[], None] = lambda: None) -> None:
+def write_data_set(
+    out: Path, tasks: Iterable[Task], show: Callable[[], None] = lambda: None, target: Target = LLAMA
+) -> None:
     """Write data, ``dataset_info.json`` and settings into a new or empty folder, one task in memory at a time.
 
     Until everything is written the data file has another name and ``dataset_info.json`` is missing; what an interrupted
@@ -85,6 +127,7 @@ def write_data_set(out: Path, tasks: Iterable[Task], show: Callable[[], None] = 
         out: the folder.
         tasks: each becomes a line of the data file.
         show: called after each line.
+        target: what is to be fine-tuned with it.
 
     Raises:
         StudyError: the folder cannot be made or written, holds something else, or another build is writing there.
@@ -100,13 +143,14 @@ def write_data_set(out: Path, tasks: Iterable[Task], show: Callable[[], None] = 
                 raise StudyError(f"another build is writing to {out}") from None
             stream.truncate(0)
             for task in tasks:
-                stream.write(json.dumps(sample(task)) + "\n")
+                stream.write(json.dumps(sample(task, target)) + "\n")
                 show()
             stream.flush()
             os.fsync(stream.fileno())
             (out / PARTIAL).rename(out / DATA)
             _write(out / "ds_z2_config.json", json.dumps(DEEPSPEED, indent=2) + "\n")
-            _write(out / "llama3_full_sft.yaml", SETTINGS)
+            _write(out / target.settings, SETTINGS.replace("FILE", target.settings).replace("MODEL", target.model))
+            _write(out / PROFILE, json.dumps({"template": target.template}) + "\n")
             _write(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {error.strerror}") from error
