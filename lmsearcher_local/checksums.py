@@ -36,7 +36,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     if not file.exists():
         raise ChecksumError(f"{folder} has no {SUMS}, so there is nothing to compare its files with")
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeError) as error:
         raise ChecksumError(f"cannot read {file}: {error}") from error
     listed = {}

@@ -48,7 +48,7 @@ class Plan:
     def difference(self, kept: Mapping[str, Any]) -> str | None:
         """The first thing in which a kept plan is another one, in words; nothing where it is the same."""
         for key, value in self.describe().items():
-            if kept.get(key) == value:
+            if json.dumps(kept.get(key)) == json.dumps(value):  # where 1, 1.0 and true differ
                 continue
             if key == "valid":
                 if not _differs(kept.get(key), value):

@@ -67,9 +67,7 @@ def search(space: "SearchSpace", random: Random, n: int, taken: set[str]) -> lis
     while barren < (MORE_TRIES if found else patience):
         usable = range(len(ways) if known else 2)  # there is no walk from nowhere
         best = max(usable, key=lambda way: gain[way] / asked[way])
-        way = (
-            best if turn % 2 else turn // 2 % len(usable)
-        )  # half of the turns in order, the others where most is found
+        way = best if turn % 2 else turn // 2 % len(usable)  # each in its turn, and in between what finds most
         turn += 1
         for code in islice(ways[way], TURN):
             asked[way] += 1

@@ -100,6 +100,17 @@ def test_a_checksum_of_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     assert differences(tmp_path) == ["a" * 5000 + ": missing"]
 
 
+BY_LIBRARIES = ("journal", "tokenizer.json", "model.safetensors", "state", "log")  # nobody's editor touches them
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if not name.endswith(BY_LIBRARIES)])
+def test_a_byte_order_mark_is_read(name: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    prepare(reader, tmp_path)
+    for content in reader.valid:
+        assert verdict(reader, b"\xef\xbb\xbf" + content, tmp_path) == "read"
+
+
 @pytest.mark.parametrize(("name", "content", "words"), FOUND)
 def test_what_was_found_is_refused(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     reader = READERS[name]

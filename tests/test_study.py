@@ -195,6 +195,7 @@ def test_half_a_line_and_a_lock_left_by_a_kill_are_no_obstacle(tmp_path: Path) -
         ({"pool_size": 5}, r"another pool size \(10, not 5\)"),
         ({"space": SearchSpace([5] * 4)}, "another space: resume"),
         ({"space": SearchSpace(dict(reversed(SPACE.describe().items())))}, "another space: resume"),
+        ({"space": SearchSpace({**SPACE.describe(), "c": [1, 0]})}, "another space: resume"),
         ({"objective": "command echo 1"}, r"another objective \(function test_study:score, not command echo 1\)"),
         ({"warm_start": (("0000", 1.0),)}, "another warm start: resume"),
     ],
