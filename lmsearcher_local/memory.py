@@ -17,7 +17,8 @@ CACHE_BUDGET = (512 << 20, 2 << 30)  # and the cache between these; one prompt m
 CACHE_FLOOR = 256 << 20
 BATCH_BUDGET, BATCH_TOKENS = 256 << 20, (1024, 4096)  # activations of a step; tokens computed in it, least and most
 LOGITS_BUDGET, SEQUENCES = 64 << 20, (32, 256)  # logits of a step; questions answered in it, least and most
-RUNTIME = 1_300_000_000  # Python, torch and vLLM themselves
+RUNTIME = 950_000_000  # Python, torch and vLLM themselves, on the host,
+TOKEN = 3500  # and two tokenizers there, for each of their tokens
 RUNTIME_CARD = 1_200_000_000  # what is on a card beside the model: context, kernels, workspaces; it stays in sleep
 PINNED = 1.15  # host memory of a byte that left the card: each segment is rounded up to a power of two
 
@@ -99,7 +100,7 @@ def plan_memory(
         cache=cache,
         least_cache=one,
         working=batch_tokens * token + 2 * sequences * logits,  # logits, and their logarithms
-        runtime=RUNTIME_CARD if card else RUNTIME,
+        runtime=RUNTIME_CARD if card else RUNTIME + TOKEN * checkpoint.vocabulary,
     )
 
 
