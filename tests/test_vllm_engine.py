@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -152,14 +152,19 @@ def test_asleep_it_answers_nothing_and_awake_as_before(
         assert [answer.tolist() for answer in engine.log_probs_cold(questions)] == [one.tolist() for one in expected]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no memory to pin"), KeyboardInterrupt()])
 def test_an_engine_that_fell_asleep_in_part_wakes_up_as_a_new_one(
-    engine: VLLMEngine, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    engine: VLLMEngine, questions: list[Question], error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(_: int) -> None:
+        raise error
+
     monkeypatch.setattr(engine, "can_sleep", True)
     with limited():
         expected = engine.log_probs_cold(questions)
-        monkeypatch.setattr(engine._llm, "sleep", lambda _: 1 / 0)
-        engine.sleep()
+        monkeypatch.setattr(engine._llm, "sleep", fail)
+        with suppress(KeyboardInterrupt):
+            engine.sleep()
         assert engine.is_asleep
         engine.wake_up()
         assert [answer.tolist() for answer in engine.log_probs_cold(questions)] == [one.tolist() for one in expected]

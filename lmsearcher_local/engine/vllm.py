@@ -79,11 +79,14 @@ class VLLMEngine(Engine):
                 f"to leave the card the model needs {need / GB:.1f} GB of memory, and {free / GB:.1f} GB are free"
             )
         self._recover()
+        self.is_asleep = True
         try:
             self._llm.sleep(1)
-        except Exception:  # a part of the weights may have left the card: only a new engine is whole
+        except BaseException as error:  # a part of the weights may have left the card: only a new engine is whole
             self._stop()
-        self._slept = self.is_asleep = True
+            if not isinstance(error, Exception):
+                raise
+        self._slept = True
 
     def wake_up(self) -> None:
         """Bring the model back onto the card; does nothing while awake. After a failure it may be called again.
@@ -276,9 +279,11 @@ class VLLMEngine(Engine):
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
             )
-        except Exception as error:
+        except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded
             vllm.distributed.cleanup_dist_env_and_memory()
+            if not isinstance(error, Exception):
+                raise
             raise EngineError(f"vLLM cannot load {checkpoint.path}: {self._why(error)}") from error
         exact = current_platform.is_cpu() and "float32" in str(self._llm.llm_engine.model_config.dtype)
         self.noise = NOISE_FLOAT32 if exact else NOISE
