@@ -3,10 +3,11 @@
 Only click is imported up here: ``--help`` must answer at once.
 """
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
@@ -20,6 +21,7 @@ from lmsearcher_local.errors import LMSearcherError, SpaceWarning
 if TYPE_CHECKING:
     from lmsearcher_local.objectives.base import Objective
     from lmsearcher_local.results import Result
+    from lmsearcher_local.sharing import Gpu
     from lmsearcher_local.space import SearchSpace
     from lmsearcher_local.tables import Table
 
@@ -64,9 +66,11 @@ class Commands(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             status = 0
-        except click.Abort:
-            click.echo("Interrupted.", err=True)
-            status = 130
+        except click.Abort as error:
+            number = getattr(error.__cause__, "number", signal.SIGINT)
+            with suppress(OSError):  # after SIGHUP there is no terminal
+                click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
+            status = 128 + number
         except click.ClickException as error:
             status = _refused(error.format_message(), error.exit_code)
         except LMSearcherError as error:
@@ -176,6 +180,11 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="CLUSTER",
     help="Where to evaluate: dask:ADDRESS or ray:ADDRESS.  [default: processes of this machine]",
 )
+@click.option(
+    "--gpu",
+    type=click.Choice(["shared", "kept"]),
+    help="Whether the model leaves the card while an evaluation runs.  [default: shared, where it can and that helps]",
+)
 @model_options
 def search(
     space_file: Path | None,
@@ -195,6 +204,7 @@ def search(
     timeout_per_trial: float | None,
     workers: int | None,
     cluster: str | None,
+    gpu: "Gpu | None",
     checkpoint: Path | None,
     engine: str,
 ) -> None:
@@ -232,6 +242,7 @@ def search(
     from lmsearcher_local.checkpoint import load_checkpoint
     from lmsearcher_local.executors import connected
     from lmsearcher_local.files import RESULTS, TABLE
+    from lmsearcher_local.interrupts import terminable
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.plot import plot_search
     from lmsearcher_local.sources import read_history
@@ -241,8 +252,7 @@ def search(
     space, name, measured = chosen_space(space_file, preset, table)
     if measured is not None and direction is not None:
         raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
-    processes = 1 if cluster else workers or 1
-    goal = chosen_objective(space, measured, objective, command, timeout_per_trial, processes)
+    goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
     way = measured.direction if measured else "minimize" if direction == "minimize" else "maximize"
     known = read_history(warm_start, space) if warm_start else None
     if known:
@@ -252,25 +262,30 @@ def search(
     entries = known.entries if known else ()
     plan = Plan(space, goal.name, load_checkpoint(checkpoint).identity, way, seed, policy, pool_size, entries)
     out = out or Path("runs") / f"{name}-seed{seed}"
+    picture = (out / "search.png").absolute()
     with (
+        terminable(),
         open_search(out, plan, storage=storage, resume=resume) as opened,
         connected(cluster) if cluster else nullcontext((None, 1)) as (executor, slots),
+        closing(goal),
     ):
+        opened.prepare(goal, here=not cluster)
         click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
         try:
             with load_ranker(checkpoint, engine, space=space, pool_size=pool_size) as ranker, progress(trials) as show:
-                result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots)
+                result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots, gpu=gpu)
         except KeyboardInterrupt:
             click.echo("The same command with --resume goes on from here.", err=True)
             raise
-        picture = out / "search.png"
         label, optimum = (measured.metric, measured.optimum[1]) if measured else ("value", None)
         try:
             plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
         except OSError as error:
-            raise click.ClickException(f"cannot write {picture}: {error.strerror}; the results are kept") from error
+            raise click.ClickException(
+                f"cannot write {out / picture.name}: {error.strerror}; the results are kept"
+            ) from error
     report(result, measured)
-    click.echo(f"\nPicture: {picture}\nResults: {out / RESULTS}, {out / TABLE}")
+    click.echo(f"\nPicture: {out / picture.name}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
 
@@ -299,11 +314,10 @@ def chosen_objective(
     function: str | None,
     command: str | None,
     timeout: float | None,
-    workers: int,
 ) -> "Objective":
     """What to optimise."""
     from lmsearcher_local.objectives.command import CommandObjective
-    from lmsearcher_local.objectives.function import FunctionObjective, load_function
+    from lmsearcher_local.objectives.function import FunctionObjective
     from lmsearcher_local.objectives.table import TableObjective
 
     if sum(given is not None for given in (table, function, command)) != 1:
@@ -313,7 +327,7 @@ def chosen_objective(
     if command is not None:
         return CommandObjective(command, space, timeout)
     assert function is not None
-    return FunctionObjective(load_function(function), timeout, workers)
+    return FunctionObjective(function, timeout)
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from lmsearcher_local.errors import ObjectiveError, SearchStopped, StudyError
-from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerLost
+from lmsearcher_local.errors import ObjectiveError, SearchStopped
+from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerLost, checked, describe_error
+from lmsearcher_local.objectives.call import forks_end_here
 from lmsearcher_local.space import Configuration
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}  # kind of executor -> the package it needs
@@ -17,37 +18,50 @@ DEATHS = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedErr
 
 
 class Outcome(NamedTuple):
-    """What came of an evaluation: a value, or the reason why there is none. ``lost``: its process died, try again."""
+    """What came of an evaluation: a value, or the reason why there is none.
+
+    ``lost``: its process died, try again. ``stops``: nothing can be evaluated, the search ends.
+    """
 
     value: float | None
     reason: str = ""
     lost: bool = False
+    stops: bool = False
 
 
 def evaluate(objective: Objective, code: str, configuration: Configuration) -> Outcome:
     """Evaluate one configuration, here or wherever an executor runs this."""
     try:
-        return Outcome(objective(code, configuration))
+        with forks_end_here():
+            value: object = objective(code, configuration)
+        return Outcome(checked(value))
     except WorkerLost as error:
         return Outcome(None, str(error), lost=True)
     except ObjectiveFailed as error:
         return Outcome(None, str(error))
+    except ObjectiveError as error:
+        return Outcome(None, str(error), stops=True)
+    except (Exception, SystemExit) as error:
+        return Outcome(None, describe_error(error))
 
 
 def outcome(future: "Future[Outcome]") -> Outcome:
     """What came of a future that is done.
 
     Raises:
-        SearchStopped: the executor could not evaluate anything.
+        SearchStopped: the executor could not evaluate anything, or the objective cannot be called.
     """
     try:
-        return future.result()
+        found = future.result()
     except Exception as error:  # whatever an executor raises
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        reason = describe_error(error)
         if type(error).__name__ in DEATHS:
             return Outcome(None, f"its worker died ({reason})")
         state = "is broken" if isinstance(error, BrokenExecutor) else "cannot run the objective"
         raise SearchStopped(f"the executor {state}: {reason}; mend it, then resume the study") from error
+    if found.stops:
+        raise SearchStopped(f"{found.reason}; mend it, then resume the study")
+    return found
 
 
 def submitted(executor: Executor, objective: Objective, code: str, configuration: Configuration) -> "Future[Outcome]":
@@ -63,7 +77,7 @@ def submitted(executor: Executor, objective: Objective, code: str, configuration
         broken.set_exception(error)
         return broken
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        reason = describe_error(error)
         raise ObjectiveError(f"the executor does not take {objective.name}: {reason}") from error
 
 

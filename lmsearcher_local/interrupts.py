@@ -1,23 +1,58 @@
-"""Ctrl-C at the right moment: never between taking a lock and giving it back."""
+"""Signals that end a search, at the right moment: never between taking a lock and giving it back."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # of Slurm, docker, systemd and timeout; of a terminal that is closed
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that asks this process to end; what ends at Ctrl-C ends at it likewise."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise :class:`Terminated` within the block, unless this process ignores or handles them."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
+        ours = []
+    for number in ours:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated(number)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block. An exception in its middle could leave a lock taken forever, of a thread
-    that is being started, of a future or of a file. For what takes milliseconds."""
-    if threading.current_thread() is not threading.main_thread():  # Ctrl-C never comes here
+    """Ctrl-C, and what ends a search likewise, waits for the end of the block. An exception in its middle could leave a
+    lock taken forever, of a thread that is being started, of a future or of a file. For what takes milliseconds."""
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    handled = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for number in handled:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)

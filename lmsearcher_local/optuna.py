@@ -23,6 +23,7 @@ from lmsearcher_local.distributions import distributions, draw, edges, space_of,
 from lmsearcher_local.errors import NothingToPropose, StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
+from lmsearcher_local.sharing import Gpu, shares
 from lmsearcher_local.space import Configuration, SearchSpace
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
@@ -83,9 +84,13 @@ class LMSearcherSampler(BaseSampler):
         policy: how pools are made.
         pool_size: candidates shown to the model per trial.
         temperature: 0 takes the model's greedy answer, above 0 samples its answer.
+        gpu: "shared", the default where the engine can sleep: the model leaves the card when a trial has its values,
+            and is back for the next question; "kept": it stays. With ``n_jobs`` above 1 it also comes back while other
+            trials run, so there its memory must be free all the time.
 
     Raises:
         PromptError: the space does not fit the checkpoint.
+        StudyError: "shared", and the engine cannot sleep.
     """
 
     def __init__(
@@ -97,8 +102,11 @@ class LMSearcherSampler(BaseSampler):
         policy: str = "surrogate",
         pool_size: int = 10,
         temperature: float = 0.0,
+        gpu: Gpu | None = None,
     ) -> None:
         self._seed = seed
+        self._ranker = ranker
+        self._shared = shares(gpu, ranker.engine)
         self._searcher = partial(
             Searcher, ranker=ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
         )
@@ -122,28 +130,32 @@ class LMSearcherSampler(BaseSampler):
             PromptError: a group does not fit the checkpoint.
         """
         self._raise_error_if_multi_objective(study)
-        if not search_space:
-            return {}
         with self._lock:
-            for attempt in count():
-                rng = np.random.default_rng([self._seed, trial.number])
-                groups, known = self._told(study, trial.number, attempt)
-                try:
-                    codes = self._asked(groups, known, rng)
-                except NothingToPropose as error:  # the trial cannot be ended here; what it suggests says so
-                    study._storage.set_trial_system_attr(trial._trial_id, USED_UP, str(error))
-                    return {}
-                values: dict[str, Any] = {}
-                for group, code in zip(groups, codes, strict=True):
-                    values |= drawn(group, code, rng)
-                # A wrapper such as PartialFixedSampler leaves out of the search space what it decides itself.
-                values = {name: value for name, value in values.items() if name in search_space}
-                study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
-                # Of processes that picked the same at the same time, the last to write sees it, and picks again.
-                others = _others(study, trial.number)
-                if not any(_taken(*pick, others) for pick in zip(groups, codes, known, strict=True)):
-                    break
-            return values
+            values = self._sampled(study, trial, search_space) if search_space else {}
+            if self._shared:  # also before the first trial, which asks nothing
+                self._ranker.sleep()
+            return dict(values)  # the storage may hold the other
+
+    def _sampled(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        for attempt in count():
+            rng = np.random.default_rng([self._seed, trial.number])
+            groups, known = self._told(study, trial.number, attempt)
+            try:
+                codes = self._asked(groups, known, rng)
+            except NothingToPropose as error:  # the trial cannot be ended here; what it suggests says so
+                study._storage.set_trial_system_attr(trial._trial_id, USED_UP, str(error))
+                return {}
+            values: dict[str, Any] = {}
+            for group, code in zip(groups, codes, strict=True):
+                values |= drawn(group, code, rng)
+            # A wrapper such as PartialFixedSampler leaves out of the search space what it decides itself.
+            values = {name: value for name, value in values.items() if name in search_space}
+            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
+            # Of processes that picked the same at the same time, the last to write sees it, and picks again.
+            others = _others(study, trial.number)
+            if not any(_taken(*pick, others) for pick in zip(groups, codes, known, strict=True)):
+                break
+        return values
 
     def propose(self, study: Study, n: int = 1) -> list[tuple[Configuration, Choice | None]]:
         """Configurations of the fixed space to evaluate next, for a loop that stores whole trials itself.

@@ -16,7 +16,7 @@ from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.files import COLUMNS, replaced
 from lmsearcher_local.optuna import KILLED
 from lmsearcher_local.searcher import Direction
-from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.space import Configuration, Option, SearchSpace
 from lmsearcher_local.stored import PLAN
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ class Trial:
 
     number: int
     code: str
-    configuration: Configuration
+    parameters: tuple[tuple[str, Option], ...]  # names and options: immutable, because callbacks get it
     value: float | None
     reason: str | None
     given: bool  # by a warm start
     ranked: bool = False  # picked by the model out of a pool
+
+    @property
+    def configuration(self) -> Configuration:
+        """The options by name, a new dictionary each time."""
+        return dict(self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
     return Trial(
         number,
         code,
-        space.decode(code),
+        tuple(space.decode(code).items()),
         trial.value,
         attributes.get(REASON),
         given=WARM in attributes,

@@ -125,3 +125,18 @@ def _storage(place: str) -> BaseStorage | str:
             f"there is no {journal}; a search with another storage is named by its URL, STORAGE_URL#STUDY_NAME"
         )
     return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def absolute_url(storage: str) -> str:
+    """The storage's URL with an absolute path, where it names a file."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+    except ArgumentError:  # whoever opens it says so
+        return storage
+    file = url.database
+    if not url.drivername.startswith("sqlite") or not file or file == ":memory:" or file.startswith("file:"):
+        return storage
+    return url.set(database=os.path.abspath(file)).render_as_string(hide_password=False)

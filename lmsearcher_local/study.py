@@ -1,13 +1,12 @@
 """Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import optuna
@@ -16,12 +15,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.distributions import distributions
-from lmsearcher_local.errors import NothingToPropose, SearchStopped, SpaceExhausted, StudyError
-from lmsearcher_local.executors import Inline, Outcome, outcome, submitted
+from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
+from lmsearcher_local.evaluations import Evaluations, are_here
 from lmsearcher_local.files import RESULTS, TABLE, write_history
-from lmsearcher_local.interrupts import undisturbed
-from lmsearcher_local.objectives.base import Function, Objective
+from lmsearcher_local.objectives.base import Function, Objective, ProcessObjective
 from lmsearcher_local.objectives.function import FunctionObjective
+from lmsearcher_local.objectives.processes import end_leftovers
 from lmsearcher_local.opening import check_free, claim, created, describe, existing, locked, release
 from lmsearcher_local.optuna import ENQUEUED, KILLED, LMSearcherSampler
 from lmsearcher_local.plan import Plan, Values
@@ -29,8 +28,9 @@ from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import OURS, REASON, WARM, Result, Trial, code_of, ended, write_results
 from lmsearcher_local.searcher import Direction
+from lmsearcher_local.sharing import Gpu, shares
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL
+from lmsearcher_local.stored import JOURNAL, absolute_url, shown
 
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
@@ -43,13 +43,27 @@ class Search:
         self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool = False
     ) -> None:
         self._plan = plan
-        self._out = out
+        self._place = shown(storage) if storage else str(out)  # as the user wrote it
+        self._out = out.resolve()  # foreign code may change the working folder
         self._storage = storage
         self._study = study
         self._shared = shared  # the folder's lock does not keep others out of the study
         self._claimed: optuna.Study | None = None
         self._kept: Result | None = None
         self._ended: dict[int, Trial | None] = {}  # by number; trials that ended do not change
+
+    def prepare(self, objective: Objective, *, here: bool = True) -> None:
+        """Say where the search is and, where evaluations run here, start a process for them.
+
+        Called before a model is loaded, it tells at once what cannot be imported.
+
+        Raises:
+            ObjectiveError: a function cannot be imported.
+        """
+        if isinstance(objective, ProcessObjective):
+            objective.out = str(self._out)
+            if here:
+                objective.start()
 
     def run(
         self,
@@ -60,6 +74,7 @@ class Search:
         *,
         executor: Executor | None = None,
         workers: int = 1,
+        gpu: Gpu | None = None,
     ) -> Result:
         """Search until ``trials`` configurations are evaluated, those of earlier runs included.
 
@@ -71,22 +86,25 @@ class Search:
             executor: where to evaluate; by default this process for one worker, threads of it for several. The study
                 does not shut it down.
             workers: trials under way at once.
+            gpu: whether the model leaves the card while an objective runs ("shared") or stays there ("kept"). By
+                default it leaves where its engine can and evaluations run on this machine and are not looked up in a
+                table. Then the next configurations are asked when all trials under way have ended.
 
         Raises:
             PromptError: the space does not fit the checkpoint.
             ObjectiveError: the executor does not take the objective.
-            SearchStopped: the executor cannot go on, or there is no space left to write. The study can be resumed.
+            SearchStopped: the executor cannot go on, the function cannot be imported any more, or there is no space
+                left to write. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
         try:
-            return self._run(objective, ranker, trials, on_trial, executor, workers)
+            return self._run(objective, ranker, trials, on_trial, executor, workers, gpu)
         except (OSError, StorageInternalError) as error:
             if isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise
-            place = self._storage or self._out
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise SearchStopped(
-                f"cannot write to {place} ({reason}); what was told is kept: make room, then --resume goes on"
+                f"cannot write to {self._place} ({reason}); what was told is kept: make room, then --resume goes on"
             ) from error
 
     def _run(
@@ -97,8 +115,13 @@ class Search:
         on_trial: Callable[[Result], None] | None,
         executor: Executor | None,
         workers: int,
+        gpu: Gpu | None,
     ) -> Result:
         plan = self._plan
+        shared = shares(gpu, ranker.engine, useful=are_here(objective, executor))
+        self.prepare(objective, here=False)
+        if isinstance(objective, ProcessObjective):
+            objective.shared = shared
         sampler = LMSearcherSampler(
             ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
@@ -112,28 +135,15 @@ class Search:
             run["noise"] = ranker.engine.noise
             runs.append({**run, **provenance()})
             study.set_user_attr(RUNS, runs)  # now, because a kill may end it
-        own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
-        place = executor or own
-        assert place is not None
-        under_way: dict[Future[Outcome], FrozenTrial] = {}
-        done: SimpleQueue[Future[Outcome]] = SimpleQueue()
-        again: set[int] = set()
-
-        def submit(trial: FrozenTrial) -> None:
-            # Threads alone: an evaluation in this one may take hours, and a process forked here must hear Ctrl-C.
-            with undisturbed() if isinstance(place, ThreadPoolExecutor) else nullcontext():
-                future = submitted(place, objective, plan.space.encode(trial.params), trial.params)
-                under_way[future] = trial
-                future.add_done_callback(done.put)
-
+        evaluations = Evaluations(objective, plan.space, ranker, executor, workers, shared)
         try:
             ended: NothingToPropose | None = None
             while True:
-                if isinstance(place, Inline):  # an evaluation in this thread takes its time
+                if evaluations.blocking:
                     self._keep(result, on_trial)
-                free = min(workers, trials - result.evaluated) - len(under_way)
+                free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
                 for trial in _queued(study, plan.space, free) if free > 0 else ():
-                    submit(trial)
+                    evaluations.submit(trial)
                     free -= 1
                 if free > 0 and not ended:
                     try:
@@ -141,42 +151,22 @@ class Search:
                     except NothingToPropose as error:
                         proposals, ended = [], error
                     for trial in _begin(study, plan.space, proposals):
-                        submit(trial)
+                        evaluations.submit(trial)
                 self._keep(result, on_trial)  # no worker waits for the files
-                if not under_way:
+                if not evaluations.under_way:
                     return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
-                ready = [done.get()]
-                while not done.empty():
-                    ready.append(done.get())
-                broken: StudyError | None = None
-                for future in sorted(ready, key=lambda future: under_way[future].number):
-                    trial = under_way.pop(future)
-                    try:
-                        value, reason, lost = outcome(future)
-                    except StudyError as error:  # but what others say is still to be kept
-                        broken = error
-                        continue
-                    if lost and trial.number not in again:
-                        again.add(trial.number)
-                        submit(trial)
-                    elif value is None:
-                        _fail(study, trial, REASON, reason)
-                    else:
-                        study.tell(trial.number, value)
+                try:
+                    for trial, found in evaluations.ended():
+                        if found.value is None:
+                            _fail(study, trial, REASON, found.reason)
+                        else:
+                            study.tell(trial.number, found.value)
+                except LMSearcherError:
+                    self._keep(self._found(study), on_trial)
+                    raise
                 result = self._found(study)
-                if broken:
-                    self._keep(result, on_trial)
-                    raise broken
         finally:
-            for future in under_way:
-                future.cancel()
-            if own:
-                ending = Thread(target=own.shutdown)
-                ending.start()
-                while ending.is_alive():
-                    objective.close()  # again: a thread may start now what Ctrl-C found not started
-                    ending.join(0.1)
-            objective.close()
+            evaluations.close()
             if begun:
                 runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
                 runs[-1]["drift"] = ranker.drift
@@ -235,10 +225,13 @@ def open_search(out: Path, plan: Plan, *, storage: str | None = None, resume: bo
         StudyError: the folder is in use, or holds a study that ``resume`` does not continue or that has another plan.
     """
     distributions(plan.space)  # refuses a space that the storage cannot keep
+    storage = storage and absolute_url(storage)
     with locked(out) as alone:
         study, shared = existing(out, plan, storage, resume), storage is not None or not alone
         if study is not None and shared:
             check_free(study, storage)
+        if left := end_leftovers(str(out.resolve())):
+            logging.getLogger(__name__).warning("ended %d processes that an earlier run had left evaluating", left)
         search = Search(plan, out, storage, study, shared)
         try:
             yield search
@@ -264,20 +257,21 @@ def run(
     on_trial: Callable[[Result], None] | None = None,
     executor: Executor | None = None,
     workers: int = 1,
+    gpu: Gpu | None = None,
 ) -> Result:
     """Search a space for the best value of a function or of an ``Objective``; see ``open_search`` and ``Search.run``.
 
-    Several workers without an executor evaluate a function in processes of their own.
+    A function is evaluated in a process of its own, see ``FunctionObjective``; an ``Objective`` is called as it is.
 
     Args:
         checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
         warm_start: codes and values known before.
     """
-    processes = 1 if executor else workers
-    goal = objective if isinstance(objective, Objective) else FunctionObjective(objective, workers=processes)
+    goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
     plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
     with open_search(Path(out), plan, storage=storage, resume=resume) as search:
-        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers)
+        search.prepare(goal, here=executor is None)
+        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)
 
 
 def _begin(

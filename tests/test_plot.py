@@ -26,7 +26,7 @@ VALUES = {
 def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
     reasons = {None: "failed"}
     trials = tuple(
-        Trial(i, "0", {"p0": 0}, value, reasons.get(value), given=False) for i, value in enumerate(VALUES[name], 1)
+        Trial(i, "0", (("p0", 0),), value, reasons.get(value), given=False) for i, value in enumerate(VALUES[name], 1)
     )
     plot_search(Result(SearchSpace([5]), direction, trials), tmp_path / "p.png", name, "score", 70.0)
     header = (tmp_path / "p.png").read_bytes()[:24]

@@ -6,14 +6,15 @@ import subprocess
 import tempfile
 from typing import IO
 
-from lmsearcher_local.objectives.base import ObjectiveFailed, checked, describe_error, kill_group
+from lmsearcher_local.objectives.base import ObjectiveFailed, ProcessObjective, checked, describe_error
+from lmsearcher_local.objectives.processes import kill_tree
 from lmsearcher_local.objectives.template import Template
 from lmsearcher_local.space import Configuration, SearchSpace
 
 OUTPUT_BYTES = 65536  # read from the end of what a command printed
 
 
-class CommandObjective:
+class CommandObjective(ProcessObjective):
     """A shell command, or a program and its arguments as a JSON list; the last line that it prints and that is not
     empty is the score.
 
@@ -44,7 +45,7 @@ class CommandObjective:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=errors,
-                    env={**os.environ, **variables},
+                    env=self.environment(**variables),
                     cwd=self._folder if os.path.isdir(self._folder) else None,  # another machine may not have it
                     start_new_session=True,
                 )
@@ -54,7 +55,7 @@ class CommandObjective:
             try:
                 status = process.wait(self._timeout)
             except BaseException as error:
-                kill_group(process.pid)
+                kill_tree(process.pid)
                 process.wait()
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise ObjectiveFailed(f"not done after {self._timeout:g} s") from None
@@ -73,7 +74,7 @@ class CommandObjective:
 
     def close(self) -> None:
         for pid in [*self._running]:
-            kill_group(pid)
+            kill_tree(pid)
 
 
 def _last_line(stream: IO[bytes]) -> str:

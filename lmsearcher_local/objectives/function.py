@@ -1,108 +1,153 @@
-"""A Python function as an objective, in this process or in processes of its own."""
+"""A Python function as an objective: in processes of its own, or in this one."""
 
 import os
-import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from importlib import import_module
 from multiprocessing.util import Finalize
 from typing import Any
 
+import cloudpickle
+
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.objectives.base import Function, checked, describe_error
-from lmsearcher_local.objectives.worker import Worker, call
+from lmsearcher_local.objectives.base import Function, ProcessObjective, describe_error
+from lmsearcher_local.objectives.call import evaluate_function
+from lmsearcher_local.objectives.worker import Worker
 from lmsearcher_local.space import Configuration
 
+OWN = ("_workers", "_idle")  # of an objective, not for copies of it
 
-class FunctionObjective:
+
+class FunctionObjective(ProcessObjective):
     """A function that takes the configuration as a dictionary and returns a number.
 
-    It runs in this process; with a timeout, or for several workers, in processes of its own, as many as are called for
-    at once. They are kept for further trials, and killed when a trial's time is over. They are spawned, never forked:
-    this process may hold a model.
+    It runs in processes of its own, as many as are called for at once, which are kept for further trials. They start in
+    the folder in which this was made and with this process's environment. A process that dies fails its trial alone;
+    when a trial's time is over, its process is killed with all that it started. What the function changes, in its
+    globals for example, stays in its process: :class:`InProcess` is the other way.
+
+    Args:
+        function: a function, which travels by name where it can be imported, else by value with ``cloudpickle``; or
+            ``module:function``, which is imported in its process only, also from the working folder.
+        timeout: seconds for a trial. Imports before the first one have a limit of their own.
 
     Raises:
-        ObjectiveError: it needs processes, and the function cannot be imported by another process.
+        ObjectiveError: the function cannot be sent to another process.
     """
 
-    def __init__(self, function: Function, timeout: float | None = None, workers: int = 1) -> None:
-        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-        self.name = f"function {module}:{name or type(function).__name__}"
-        self._function = function
+    def __init__(self, function: Function | str, timeout: float | None = None) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ObjectiveError(f"the time-out of a trial is above 0 s, not {timeout:g}")
+        self.name = f"function {_spelled(function)}" if isinstance(function, str) else function_name(function)
+        self._function = function if isinstance(function, str) else _pickled(function)
         self._timeout = timeout
-        self._apart = timeout is not None or workers > 1
-        self._processes: set[Worker] = set()
+        self._folder = os.getcwd()
+        self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
-        self._importable = bool(module and name and "<" not in name)
-        if self._apart and not self._importable:
-            raise ObjectiveError(
-                f"with a timeout or several workers the objective runs in processes of its own, so it must be a"
-                f" function that can be imported by its name; {self.name} cannot"
-            )
+
+    def start(self) -> None:
+        """Start a process, in which the first trial then runs.
+
+        Raises:
+            ObjectiveError: the function cannot be imported.
+        """
+        worker = self._worker()
+        try:
+            worker.start()
+        finally:
+            self._back(worker)
 
     def __call__(self, code: str, configuration: Configuration) -> float:
-        if not self._apart:
-            return checked(call(self._function, configuration))
         try:
-            process = self._idle.pop()
+            worker = self._idle.pop()
         except IndexError:  # not asked before: another thread may have taken the last one
-            process = self._started()
+            worker = self._worker()
         try:
-            return checked(process.call(configuration, self._timeout))
+            worker.start()
+            return worker.call(configuration, self._timeout)
         finally:
-            if process.lost:
-                process.kill()
-                self._processes.discard(process)
-            else:
-                self._idle.append(process)
+            self._back(worker, used=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another machine imports the function by its name, from the same folder if there is one."""
-        module = self._function.__module__ if self._importable else "__main__"
-        function = self._function if module == "__main__" else f"{module}:{self._function.__qualname__}"
-        return _received, (function, os.getcwd(), self._timeout)
+        return _received, (tuple(sorted((key, value) for key, value in vars(self).items() if key not in OWN)),)
 
     def close(self) -> None:
-        with suppress(IndexError):
+        idle: list[Worker] = []
+        with suppress(IndexError):  # threads take some meanwhile
             while True:
-                process = self._idle.pop()
-                process.kill()
-                self._processes.discard(process)
-        for process in [*self._processes]:  # at work: the threads that wait for them do the rest
-            process.end()
+                idle.append(self._idle.pop())
+        for worker in idle:
+            worker.hang_up()
+        for worker in idle:
+            worker.finish()
+            self._workers.discard(worker)
+        for worker in [*self._workers]:  # at work: the threads that wait for them do the rest
+            worker.kill()
 
-    def _started(self) -> Worker:
-        process = Worker(self._function)
-        self._processes.add(process)
-        return process
+    def _worker(self) -> Worker:
+        worker = Worker(self._function, self._folder, self.environment())
+        self._workers.add(worker)
+        return worker
+
+    def _back(self, worker: Worker, used: bool = False) -> None:
+        if not worker.lost and not (used and self.shared):
+            self._idle.append(worker)
+            return
+        if worker.lost:
+            worker.kill()
+        else:
+            worker.hang_up()
+            worker.finish()
+        self._workers.discard(worker)
 
 
-@lru_cache(maxsize=8)  # so that a worker of a cluster keeps the processes of an objective that it gets with each trial
-def _received(function: Function | str, folder: str, timeout: float | None) -> FunctionObjective:
-    if os.path.isdir(folder) and folder not in sys.path:
-        sys.path.insert(0, folder)
-    objective = FunctionObjective(load_function(function) if isinstance(function, str) else function, timeout)
-    Finalize(objective, objective.close, exitpriority=1)  # before multiprocessing waits for their end
-    return objective
+class InProcess:
+    """A function that is called in this process, by the thread that evaluates, as an objective.
 
-
-def load_function(spec: str) -> Function:
-    """The function that ``module:function`` names; modules of the working folder are found, too.
-
-    Raises:
-        ObjectiveError: it cannot be imported or called.
+    For functions that hold what cannot be sent to another process. What one does to this process it does to the search
+    as well: the model's threads and its memory are shared, a crash ends both, and there is no time-out.
     """
+
+    def __init__(self, function: Function) -> None:
+        self.name = function_name(function)
+        self._function = function
+
+    def __call__(self, code: str, configuration: Configuration) -> float:
+        return evaluate_function(self._function, configuration)
+
+    def close(self) -> None:
+        pass
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """The name that is kept with a study."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"function {module}:{name or type(function).__name__}"
+
+
+def _spelled(spec: str) -> str:
     module, separator, name = spec.partition(":")
     if not (separator and module and name):
         raise ObjectiveError(f"an objective is written module:function, not {spec!r}")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    return spec
+
+
+def _pickled(function: Function) -> bytes:
     try:
-        function: Any = import_module(module)
-        for part in name.split("."):
-            function = getattr(function, part)
-    except (Exception, SystemExit) as error:
-        raise ObjectiveError(f"cannot import the objective {spec}: {describe_error(error)}") from error
-    if not callable(function):
-        raise ObjectiveError(f"the objective {spec} is no function but {type(function).__name__}")
-    return function
+        pickled: bytes = cloudpickle.dumps(function)
+        return pickled
+    except Exception as error:  # whatever an object's own way of pickling raises
+        raise ObjectiveError(
+            f"the {function_name(function)} cannot be sent to a process of its own ({describe_error(error)}); an"
+            " Objective such as InProcess(function) runs in this one"
+        ) from error
+
+
+@lru_cache(maxsize=8)  # so that a worker of a cluster keeps the processes of an objective that it gets with each trial
+def _received(state: tuple[tuple[str, Any], ...]) -> FunctionObjective:
+    objective = FunctionObjective.__new__(FunctionObjective)
+    objective._workers, objective._idle = set(), []
+    vars(objective).update(state)
+    Finalize(objective, objective.close, exitpriority=1)  # before multiprocessing waits for their end
+    return objective
