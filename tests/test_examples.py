@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 
-from lmsearcher_local.objectives.function import FunctionObjective, load_function
+from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.space import SearchSpace
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lora_digits"
@@ -15,12 +14,11 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "lora_digits"
 def test_lora_ranks_matter_and_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
     space = SearchSpace.load(EXAMPLE / "space.yaml")
-    goal = FunctionObjective(load_function("objective:cost"))
+    goal = FunctionObjective("objective:cost")
     nothing, one = "0" * 16, "0" * 13 + "200"
     without = goal(nothing, space.decode(nothing))
     assert without > math.log(10)  # the base model is worse than a guess on rotated digits
-    torch.manual_seed(3)
     trained = goal(one, space.decode(one))
     assert trained < without
-    torch.manual_seed(4)
     assert goal(one, space.decode(one)) == trained
+    goal.close()

@@ -14,20 +14,21 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from goals import dies, dies_at_first, hangs, meets, raises, score
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scripted import scripted_ranker
 
-from lmsearcher_local.errors import LMSearcherError, ObjectiveError, StudyError
+from lmsearcher_local.errors import LMSearcherError, StudyError
 from lmsearcher_local.executors import connected
 from lmsearcher_local.history import History
 from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.function import FunctionObjective
+from lmsearcher_local.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.objectives.table import TableObjective
 from lmsearcher_local.results import Result, result_of
 from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import run
 from lmsearcher_local.surrogate import GaussianProcess, believed
 from lmsearcher_local.tables import table
@@ -35,50 +36,6 @@ from lmsearcher_local.tables import table
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})
 CLUSTER = 4  # workers
-
-
-def score(configuration: Configuration) -> float:
-    return float(sum(configuration.values()) % 7)  # type: ignore[arg-type]
-
-
-def half_a_second(configuration: Configuration) -> float:
-    time.sleep(0.5)
-    return score(configuration)
-
-
-def dies_at_first(configuration: Configuration) -> float:
-    """Each configuration kills its process, at its first attempt."""
-    try:
-        Path(os.environ["MARKS"], SPACE.encode(configuration)).touch(exist_ok=False)
-    except FileExistsError:
-        return score(configuration)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
-
-
-def dies(configuration: Configuration) -> float:
-    if configuration["x0"] == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return score(configuration)
-
-
-def meets(configuration: Configuration) -> float:
-    """Waits until as many processes as there are workers are at it."""
-    (Path(os.environ["MARKS"]) / f"{os.getpid()}.process").touch()
-    until = time.monotonic() + 60
-    while len([*Path(os.environ["MARKS"]).glob("*.process")]) < CLUSTER and time.monotonic() < until:
-        time.sleep(0.01)
-    return score(configuration) if time.monotonic() < until else float("nan")
-
-
-def raises(configuration: Configuration) -> float:
-    raise ValueError(f"x0 is {configuration['x0']}")
-
-
-def hangs(configuration: Configuration) -> float:
-    if configuration["x0"] == 1:
-        time.sleep(60)
-    return score(configuration)
 
 
 def search(out: Path, trials: int = 20, objective: object = score, **options: object) -> Result:
@@ -126,12 +83,17 @@ def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return f"{request.param}:{request.getfixturevalue(request.param)}"
 
 
-def test_clusters_are_used_at_once(tmp_path: Path, cluster: str) -> None:
+def test_clusters_are_used_at_once(tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("slow.py").write_text(
+        "import time\ndef half_a_second(c):\n    time.sleep(0.5)\n    return sum(c.values()) % 7\n"
+    )
+    objective = FunctionObjective("slow:half_a_second")
     with connected(cluster) as (executor, slots):
         assert slots == CLUSTER
-        search(tmp_path / "warm", 4, half_a_second, executor=executor, workers=slots)  # workers start and import
+        search(tmp_path / "warm", 4, objective, executor=executor, workers=slots)  # workers start and import
         started = time.monotonic()
-        result = search(tmp_path / "search", 192, half_a_second, executor=executor, workers=slots)
+        result = search(tmp_path / "search", 192, objective, executor=executor, workers=slots)
         seconds = time.monotonic() - started
     assert len({*codes(result)}) == 192
     assert all(trial.value == score(SPACE.decode(trial.code)) for trial in result.trials)
@@ -165,7 +127,7 @@ def test_clusters_take_every_objective(tmp_path: Path, cluster: str) -> None:
 
 def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pytest.CaptureFixture[str]) -> None:
     with connected(cluster) as (executor, slots):
-        result = search(tmp_path, 10, dies, executor=executor, workers=slots)
+        result = search(tmp_path, 10, InProcess(dies), executor=executor, workers=slots)
     for trial in result.trials:
         assert (trial.value is None) == (trial.code[0] == "1")
         assert trial.reason is None or trial.reason.startswith("its worker died (")
@@ -196,11 +158,12 @@ def test_workers_are_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.
     assert all(trial.value is not None for trial in result.trials)
 
 
-def test_workers_and_lambdas(tmp_path: Path) -> None:
-    with pytest.raises(ObjectiveError, match="several workers"):
-        search(tmp_path / "processes", 8, lambda configuration: 1.0, workers=2)
-    with ThreadPoolExecutor(4) as executor:
-        search(tmp_path / "threads", 8, lambda configuration: 1.0, executor=executor, workers=4)
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_executors_take_functions_that_cannot_be_imported(tmp_path: Path, kind: str) -> None:
+    offset = 2
+    with ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        result = search(tmp_path, 8, lambda configuration: configuration["x0"] + offset, executor=executor, workers=2)
+    assert [trial.value for trial in result.trials] == [int(trial.code[0]) + offset for trial in result.trials]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -208,9 +171,9 @@ def test_a_trial_whose_process_dies_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setenv("MARKS", str(tmp_path))
-    objective = FunctionObjective(dies_at_first, timeout=60, workers=workers)
+    objective = FunctionObjective(dies_at_first, timeout=60)
     assert all(trial.value is not None for trial in search(tmp_path / "once", 9, objective, workers=workers).trials)
-    objective = FunctionObjective(dies, timeout=60, workers=workers)
+    objective = FunctionObjective(dies, timeout=60)
     result = search(tmp_path / "twice", 9, objective, workers=workers)
     for trial in result.trials:
         assert trial.reason == ("its process ended with exit status -9" if trial.code[0] == "1" else None)
@@ -221,7 +184,7 @@ def test_an_executor_that_breaks_loses_nothing(tmp_path: Path) -> None:
         ProcessPoolExecutor(2, get_context("spawn")) as executor,
         pytest.raises(StudyError, match="the executor is broken: BrokenProcessPool"),
     ):
-        search(tmp_path, 40, dies, executor=executor, workers=2)
+        search(tmp_path, 40, InProcess(dies), executor=executor, workers=2)
     known = codes(result_of(study(tmp_path)))
     assert all(code[0] != "1" for code in known)
     with ProcessPoolExecutor(2, get_context("spawn")) as executor:
@@ -245,7 +208,7 @@ def test_an_executor_that_cannot_take_the_objective(tmp_path: Path) -> None:
         ProcessPoolExecutor(2, get_context("spawn")) as executor,
         pytest.raises(StudyError, match="the executor cannot run the objective: "),
     ):
-        search(tmp_path, 4, lambda configuration: 1.0, executor=executor, workers=2)
+        search(tmp_path, 4, InProcess(lambda configuration: 1.0), executor=executor, workers=2)
 
 
 def test_no_space_left_while_trials_are_under_way(tmp_path: Path) -> None:
@@ -286,7 +249,7 @@ def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
         "from test_executors import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever started the tests may ignore it
         f"{prepare}\n"
-        "search(Path(sys.argv[1]), 8, FunctionObjective(sleeps, workers=4), workers=4)"
+        "search(Path(sys.argv[1]), 8, sleeps, workers=4)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
@@ -312,7 +275,7 @@ def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None
         "from test_executors import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with ProcessPoolExecutor(2, get_context('fork')) as executor:\n"
-        "    search(Path(sys.argv[1]), 8, naps, executor=executor, workers=2)"
+        "    search(Path(sys.argv[1]), 8, InProcess(naps), executor=executor, workers=2)"
     )
     environment = {**os.environ, "MARKS": str(tmp_path)}
     process = subprocess.Popen(
@@ -330,17 +293,6 @@ def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def naps(configuration: Configuration) -> float:
-    (Path(os.environ["MARKS"]) / f"{os.getpid()}.process").touch()
-    time.sleep(600)
-    return 0.0
-
-
-def sleeps(configuration: Configuration) -> float:
-    time.sleep(600)
-    return 0.0
 
 
 def test_pending_codes_are_believed() -> None:

@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from processes import gone
 
 from lmsearcher_local.errors import ObjectiveError
+from lmsearcher_local.objectives import worker
 from lmsearcher_local.objectives.base import ObjectiveFailed, checked
-from lmsearcher_local.objectives.function import FunctionObjective, load_function
+from lmsearcher_local.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.space import Configuration, SearchSpace
 
 SPACE = SearchSpace({"rate": [0.1, 1e-8], "name": ["a b", "it's; rm -rf $HOME"], "on": [True, False]})
@@ -41,28 +45,38 @@ def raises(configuration: Configuration) -> float:
     raise RuntimeError("out of\nluck")
 
 
-@pytest.mark.parametrize("value", [1, 1.5, np.float32(2), np.int64(3), -0.0])
+NUMBERS = [
+    *(1, 1.5, np.float32(2), np.int64(3), -0.0, Decimal("2.5"), Fraction(1, 4), np.array(2.5), np.float16(2)),
+    *(torch.tensor(2.5, requires_grad=True), torch.tensor(3), torch.tensor(1.5, dtype=torch.bfloat16)),
+]
+NONE = [
+    *(math.nan, math.inf, -math.inf, 10**400, None, "91.2", True, [1.0], 1j, b"1", np.str_("1"), Decimal("nan")),
+    *(np.array([1.0, 2.0]), np.array("1"), np.bool_(True), np.complex64(1), torch.ones(2), torch.tensor(True)),
+]
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=repr)
 def test_numbers_are_scores(value: float) -> None:
     assert checked(value) == value
     assert type(checked(value)) is float
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, "91.2", True, [1.0], 1j])
+@pytest.mark.parametrize("value", NONE, ids=lambda value: repr(value)[:30])
 def test_anything_else_is_none(value: object) -> None:
     with pytest.raises(ObjectiveFailed, match="the objective returned"):
         checked(value)
 
 
-def test_function_runs_in_this_process() -> None:
-    assert FunctionObjective(lambda configuration: os.getpid())(CODE, CONFIGURATION) == os.getpid()
+def test_a_function_may_run_in_this_process() -> None:
+    assert InProcess(lambda configuration: os.getpid())(CODE, CONFIGURATION) == os.getpid()
     with pytest.raises(ObjectiveFailed, match="RuntimeError: out of luck"):
-        FunctionObjective(raises)(CODE, CONFIGURATION)
+        InProcess(raises)(CODE, CONFIGURATION)
     with pytest.raises(ObjectiveFailed, match="SystemExit: 1"):
-        FunctionObjective(lambda configuration: sys.exit(1))(CODE, CONFIGURATION)
+        InProcess(lambda configuration: sys.exit(1))(CODE, CONFIGURATION)
 
 
-def test_with_a_timeout_a_function_runs_in_one_process_of_its_own() -> None:
-    objective = FunctionObjective(process_id, timeout=20)
+def test_a_function_runs_in_one_process_of_its_own() -> None:
+    objective = FunctionObjective(process_id)
     try:
         first = objective(CODE, {**CONFIGURATION, "on": False})
         assert first != os.getpid()
@@ -72,7 +86,7 @@ def test_with_a_timeout_a_function_runs_in_one_process_of_its_own() -> None:
         assert objective(CODE, {**CONFIGURATION, "on": False}) not in (first, os.getpid())
     finally:
         objective.close()
-    failing = FunctionObjective(raises, timeout=20)
+    failing = FunctionObjective(raises)
     try:
         for _ in range(2):
             with pytest.raises(ObjectiveFailed, match="RuntimeError: out of luck"):
@@ -93,15 +107,21 @@ def test_timeout_stops_a_function_and_its_children() -> None:
         objective.close()
 
 
-def test_timeout_needs_an_importable_function() -> None:
-    with pytest.raises(ObjectiveError, match="must be a function that can be imported"):
-        FunctionObjective(lambda configuration: 1.0, timeout=1)
+def test_a_function_that_cannot_travel() -> None:
+    open_generator = (i for i in range(3))
+    with pytest.raises(ObjectiveError, match=r"cannot be sent to a process of its own .*InProcess") as raised:
+        FunctionObjective(lambda configuration: next(open_generator))
+    assert "\n" not in str(raised.value)
+    for timeout in (0, -1.0, math.nan):
+        with pytest.raises(ObjectiveError, match="the time-out of a trial is above 0 s"):
+            FunctionObjective(rate, timeout)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("train.score", "an objective is written module:function, not 'train.score'"),
+        ("dying_objective:f", "cannot import the objective: its process ended with exit status 5"),
         ("no_such_module:f", "cannot import the objective no_such_module:f: ModuleNotFoundError"),
         ("math:no_such", "cannot import the objective math:no_such: AttributeError"),
         ("math:pi", "the objective math:pi is no function but float"),
@@ -112,17 +132,62 @@ def test_objectives_that_cannot_be_imported(
     spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_objective.py").write_text("raise SystemExit('no')")
+    (tmp_path / "dying_objective.py").write_text("import os\nos._exit(5)")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ObjectiveError, match=message):
-        load_function(spec)
+        start_and_end(spec)
+
+
+def test_an_import_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hanging_objective.py").write_text("import time\ntime.sleep(600)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "STARTING", 0.5)
+    with pytest.raises(ObjectiveError, match=r"cannot import the objective: its imports took more than 0\.5 s"):
+        start_and_end("hanging_objective:score")
+
+
+def start_and_end(spec: str) -> None:
+    objective = FunctionObjective(spec)
+    try:
+        objective.start()
+    finally:
+        objective.close()
 
 
 def test_objectives_of_the_working_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_objective.py").write_text("def score(configuration):\n    return configuration['rate']\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    assert load_function("my_objective:score")(CONFIGURATION) == 0.1
-    timed = FunctionObjective(load_function("my_objective:score"), timeout=20)
-    assert timed(CODE, CONFIGURATION) == 0.1
-    timed.close()
+    objective = FunctionObjective("my_objective:score")
+    assert objective(CODE, CONFIGURATION) == 0.1
+    objective.close()
+    assert "my_objective" not in sys.modules  # imported there only
+
+
+PROGRAMS = {
+    "lambda": "run(lambda c: c['x'] * 2, {ARGS})",
+    "function of the program": "def score(c):\n    return helper(c['x'])\ndef helper(x):\n    return x * FACTOR\n"
+    "FACTOR = 2\nrun(score, {ARGS})",
+    "partial": "import functools, operator\nrun(functools.partial(lambda factor, c: factor * c['x'], 2), {ARGS})",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.mark.parametrize("how", ["-c", "script without a main guard"])
+def test_functions_of_programs_that_cannot_be_imported(program: str, how: str, tmp_path: Path) -> None:
+    arguments = "SearchSpace({'x': [1, 2, 3]}), scripted_ranker(), out='out', trials=3, workers=2"
+    text = (
+        "from scripted import scripted_ranker\nfrom lmsearcher_local.space import SearchSpace\n"
+        "from lmsearcher_local.study import run as search\nprint('once')\n"
+        "def run(*a, **k):\n    print(sorted((t.code, t.value, t.reason) for t in search(*a, **k).trials))\n"
+    ) + program.replace("{ARGS}", arguments)
+    (tmp_path / "program.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
+    done = subprocess.run(
+        [sys.executable, *(["-c", text] if how == "-c" else ["program.py"])],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "once\n[('0', 2.0, None), ('1', 4.0, None), ('2', 6.0, None)]\n", done.stderr

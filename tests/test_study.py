@@ -15,7 +15,8 @@ from scripted import scripted_ranker
 from lmsearcher_local.distributions import distributions
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.files import read_pool, write_history
-from lmsearcher_local.objectives.function import FunctionObjective
+from lmsearcher_local.objectives.base import Objective
+from lmsearcher_local.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.results import Result
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.sources import read_history
@@ -41,7 +42,9 @@ def folder(path: Path) -> dict[str, bytes]:
 def search(
     out: Path, trials: int = 12, objective: Callable[[Configuration], float] = score, **options: object
 ) -> Result:
-    return run(objective, SPACE, scripted_ranker(), out=out, trials=trials, **options)  # type: ignore[arg-type]
+    """In this process, where functions share what the tests look at."""
+    goal = objective if isinstance(objective, Objective) else InProcess(objective)
+    return run(goal, SPACE, scripted_ranker(), out=out, trials=trials, **options)  # type: ignore[arg-type]
 
 
 class Interrupt:

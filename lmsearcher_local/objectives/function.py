@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -72,7 +71,8 @@ class FunctionObjective(ProcessObjective):
         """Another machine imports the function by its name, from the same folder if there is one."""
         return _received, (tuple(sorted((key, value) for key, value in vars(self).items() if key not in OWN)),)
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """End the processes that are not at work."""
         idle: list[Worker] = []
         with suppress(IndexError):  # threads take some meanwhile
             while True:
@@ -82,6 +82,9 @@ class FunctionObjective(ProcessObjective):
         for worker in idle:
             worker.finish()
             self._workers.discard(worker)
+
+    def close(self) -> None:
+        self.rest()
         for worker in [*self._workers]:  # at work: the threads that wait for them do the rest
             worker.kill()
 
@@ -144,10 +147,17 @@ def _pickled(function: Function) -> bytes:
         ) from error
 
 
-@lru_cache(maxsize=8)  # so that a worker of a cluster keeps the processes of an objective that it gets with each trial
 def _received(state: tuple[tuple[str, Any], ...]) -> FunctionObjective:
-    objective = FunctionObjective.__new__(FunctionObjective)
-    objective._workers, objective._idle = set(), []
-    vars(objective).update(state)
-    Finalize(objective, objective.close, exitpriority=1)  # before multiprocessing waits for their end
-    return objective
+    """The copy of an objective in this worker of a cluster, which gets one with each trial; it keeps its processes."""
+    if state not in _COPIES:
+        for other in [*_COPIES.values()]:  # mostly of searches that have ended
+            other.rest()
+        objective = FunctionObjective.__new__(FunctionObjective)
+        objective._workers, objective._idle = set(), []
+        vars(objective).update(state)
+        Finalize(objective, objective.close, exitpriority=1)  # before multiprocessing waits for their end
+        _COPIES[state] = objective
+    return _COPIES[state]
+
+
+_COPIES: dict[tuple[tuple[str, Any], ...], FunctionObjective] = {}
