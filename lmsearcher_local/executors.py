@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from lmsearcher_local.errors import ObjectiveError, SearchStopped
+from lmsearcher_local.errors import ObjectiveError, SearchStopped, StudyError
 from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerLost, checked, describe_error
 from lmsearcher_local.objectives.call import forks_end_here
 from lmsearcher_local.space import Configuration

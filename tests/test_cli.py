@@ -152,7 +152,9 @@ def test_search_of_a_used_up_space(loaded: list[str]) -> None:
 
 
 def test_interrupt(loaded: list[str]) -> None:
-    Path("goal.py").write_text("import os, signal\ndef score(configuration):\n    os.kill(os.getppid(), signal.SIGINT)\n")
+    Path("goal.py").write_text(
+        "import os, signal\ndef score(configuration):\n    os.kill(os.getppid(), signal.SIGINT)\n"
+    )
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     result = call("search", "space.yaml", "--objective", "goal:score", "--out", "out")
     signal.signal(signal.SIGINT, handler)
