@@ -246,7 +246,7 @@ JournalFileSymlinkLock.release = interrupted
 def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
     program = (
         "import itertools, threading\n"
-        "from test_executors import *\n"
+        "from goals import *\nfrom test_executors import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever started the tests may ignore it
         f"{prepare}\n"
         "search(Path(sys.argv[1]), 8, sleeps, workers=4)"
@@ -257,6 +257,7 @@ def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
     if not prepare:
         journal = tmp_path / "study.journal"
         while not journal.exists() or journal.read_text().count("x4") < 4:
+            assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
     try:
@@ -272,7 +273,7 @@ def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
 
 def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None:
     program = (
-        "from test_executors import *\n"
+        "from goals import *\nfrom test_executors import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with ProcessPoolExecutor(2, get_context('fork')) as executor:\n"
         "    search(Path(sys.argv[1]), 8, InProcess(naps), executor=executor, workers=2)"
@@ -286,6 +287,7 @@ def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None
         stderr=subprocess.DEVNULL,
     )
     while len([*tmp_path.glob("*.process")]) < 2:
+        assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     try:
