@@ -213,7 +213,7 @@ class Translated:
 
     def __init__(self, theirs: SearchSpace, ours: SearchSpace) -> None:
         self._theirs = theirs
-        self._read = None if theirs.describe() == ours.describe() else ByValue(ours)
+        self._read = None if theirs is ours else ByValue(ours)
 
     def __call__(self, code: object, where: str) -> object:
         if self._read is None:
