@@ -155,9 +155,16 @@ def check_free(study: optuna.Study, storage: str | None) -> None:
             f"study {study.study_name} is searched by {who}; if that has ended, take over with"
             f" {_command(study, storage, OWNER, '')}"
         )
-    with suppress(psutil.Error, TypeError, ValueError):
-        if abs(psutil.Process(owner.get("pid")).create_time() - owner.get("started", 0)) < 1:
-            raise StudyError(f"study {study.study_name} is searched by {who}; wait for it or choose another folder")
+    if _runs(owner):
+        raise StudyError(f"study {study.study_name} is searched by {who}; wait for it or choose another folder")
+
+
+def _runs(owner: dict[str, Any]) -> bool:
+    """Whether a process of this machine is still there."""
+    try:
+        return abs(float(psutil.Process(owner["pid"]).create_time()) - owner["started"]) < 1
+    except (psutil.Error, LookupError, TypeError, ValueError):
+        return False
 
 
 def release(study: optuna.Study) -> None:
