@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import CheckpointError, brief
-from lmsearcher_local.folders import read_json
+from lmsearcher_local.folders import absence, read_json
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.chat import FILES, MONTHS, Frame, own_frame
 from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
@@ -139,7 +139,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
                 f"{path} is no folder here, and nothing is downloaded; if it is a hub name, run"
                 f" `hf download {path} --local-dir DIR` on a machine with a network and pass the folder"
             )
-        raise CheckpointError(f"the checkpoint folder {folder} does not exist")
+        raise CheckpointError(f"the checkpoint folder {folder} {absence(folder)}")
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")

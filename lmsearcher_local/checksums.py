@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lmsearcher_local.errors import ChecksumError
+from lmsearcher_local.folders import absence
 
 SUMS = "SHA256SUMS"
 
@@ -31,7 +32,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
         ChecksumError: there is no such file, or it is malformed.
     """
     if not folder.is_dir():
-        raise ChecksumError(f"the folder {folder} does not exist")
+        raise ChecksumError(f"the folder {folder} {absence(folder)}")
     file = folder / SUMS
     if not file.exists():
         raise ChecksumError(f"{folder} has no {SUMS}, so there is nothing to compare its files with")

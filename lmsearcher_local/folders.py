@@ -1,7 +1,7 @@
-"""Folders: one that is written whole or not at all, and the JSON files of a checkpoint's."""
+"""Folders: written whole or not at all, what is wrong with one that is not there, the JSON files of a checkpoint's."""
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,12 @@ def new_folder(out: Path, refused: type[LMSearcherError]) -> Iterator[Path]:
         LMSearcherError: of the class ``refused``, where nothing can be written.
     """
     try:
-        partial = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+        partial = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
+        partial.mkdir()  # not tempfile, whose folders are the owner's alone: the umask says who may read it
     except OSError as error:
         raise refused(f"cannot write {out}: {error.strerror}") from error
     try:
         yield partial
-        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
         partial.rename(out)
     except BaseException as error:
         shutil.rmtree(partial)
@@ -48,3 +48,13 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} does not hold a JSON object")
     return content
+
+
+def absence(folder: Path) -> str:
+    """What is wrong with the path of a folder that is none."""
+    return "is a file, not a folder" if folder.exists() else "does not exist"
+
+
+def unusable(folder: Path, error: OSError) -> str:
+    """Why a folder cannot be made or written to."""
+    return "it is a file" if folder.is_file() else str(error.strerror or error)

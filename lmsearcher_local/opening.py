@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage
 
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.files import RESULTS, replaced
+from lmsearcher_local.folders import unusable
 from lmsearcher_local.plan import Plan
 from lmsearcher_local.results import OURS, WARM, code_of
 from lmsearcher_local.stored import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, elsewhere, shown
@@ -43,10 +44,8 @@ def locked(out: Path) -> Iterator[bool]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY)  # the folder itself: no lock file to leave behind
-    except FileExistsError:
-        raise StudyError(f"cannot use the output folder {out}: it is a file") from None
     except OSError as error:
-        raise StudyError(f"cannot use the output folder {out}: {error.strerror}") from error
+        raise StudyError(f"cannot use the output folder {out}: {unusable(out, error)}") from error
     locks = [lock]
     try:
         reason = _lock(lock, out)

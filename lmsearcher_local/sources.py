@@ -188,6 +188,8 @@ def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Ite
         cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space))
     else:
         names = header if "code" in header and "value" in header else []
+        if not names and len(header) != 2:  # also where it is the only line, and looks like a header
+            raise HistoryError(f"{path}: line 1: a line is code,value, not {','.join(header) or 'empty'}")
         codes = _columns(path, text, names or ["code", "value"], names)
         cells = ((where, translated(code, f"{path}: {where}"), value) for where, code, value in codes if value)
     for where, code, value in cells:

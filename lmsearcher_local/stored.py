@@ -57,6 +57,8 @@ def stored_study(source: str | Path) -> optuna.Study:
     try:
         storage = _storage(place)
         names = optuna.get_all_study_names(storage)
+        if not names:
+            raise StudyError(f"{shown(place)} holds no study")
         if not name and len(names) != 1:
             url = shown(place)
             raise StudyError(f"{url} holds {len(names)} studies; name one: {url}#STUDY_NAME ({', '.join(names)})")
@@ -64,7 +66,7 @@ def stored_study(source: str | Path) -> optuna.Study:
             whole = [other for other in names if re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", other)]
             name = whole[0] if len(whole) == 1 else name
         if name and name not in names:
-            raise StudyError(f"{shown(place)} holds no study {name!r}; it holds: {', '.join(names) or 'none'}")
+            raise StudyError(f"{shown(place)} holds no study {name!r}; it holds: {', '.join(names)}")
         study = optuna.load_study(study_name=name or None, storage=storage)
         for trial in study.get_trials(deepcopy=False):  # read now what a damaged journal makes unreadable
             _ = trial.params, trial.user_attrs, trial.value if len(study.directions) == 1 else trial.values

