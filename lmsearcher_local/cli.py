@@ -358,7 +358,7 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
                 if started:
                     console.print(f"{started} of {trials} trials are done already")
                 if result.foreign:
-                    console.print(f"{result.foreign} trials of another program have no configuration of this space")
+                    console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")
                 return
             best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
             seconds = bar.tasks[0].elapsed or 0

@@ -67,10 +67,10 @@ def read_pool(path: Path, space: SearchSpace) -> Candidates:
         SpaceError: the file is missing or empty, a column is missing, or a candidate is foreign or listed twice.
     """
     text = text_of(path, SpaceError)
-    ours = header_of(path, text)[: len(COLUMNS)] == COLUMNS
     pool: dict[str, None] = {}
     unfit: list[str] = []
     try:
+        ours = header_of(path, text)[: len(COLUMNS)] == COLUMNS
         for where, code in _candidates(path, text, space, ours):
             if isinstance(code, Unfit):
                 if not ours:

@@ -120,7 +120,7 @@ def test_unusable_checksums(copy: Path, content: bytes | None, words: str) -> No
 
 def test_what_cannot_be_listed_or_found(copy: Path) -> None:
     assert f"the folder {copy / 'no'} does not exist" in refused("verify", copy / "no")
-    assert "config.json does not exist" in refused("verify", copy / "config.json")
+    assert "config.json is a file, not a folder" in refused("verify", copy / "config.json")
     (copy / "a\nb").write_text("a")
     with pytest.raises(ChecksumError, match="cannot list"):
         write_checksums(copy)
