@@ -22,6 +22,8 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.files import RESULTS, TABLE
+from lmsearcher_local.objectives.command import CommandObjective
+from lmsearcher_local.objectives.function import InProcess
 from lmsearcher_local.opening import LOCK, OWNER
 from lmsearcher_local.plan import Plan, identity
 from lmsearcher_local.report import page_of
@@ -146,6 +148,13 @@ def unable(when: Callable[[int], bool], code: int) -> Callable[[int, int], None]
     return failing
 
 
+def test_a_command_finds_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = CommandObjective('test "$LMSEARCHER_OUT" = "$PWD/out" && echo {b}', SPACE)
+    result = run(command, SPACE, scripted_ranker(), out="out", trials=2)
+    assert [trial.value for trial in result.trials] == [trial.configuration["b"] for trial in result.trials]
+
+
 def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match=r"cannot use the output folder .*/file: it is a file"):
@@ -183,7 +192,7 @@ def test_an_enqueued_trial_survives_a_kill(tmp_path: Path) -> None:
 
     interrupted.__module__, interrupted.__qualname__ = score.__module__, score.__qualname__
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted, SPACE, scripted_ranker(), out=tmp_path, trials=4, resume=True)
+        run(InProcess(interrupted), SPACE, scripted_ranker(), out=tmp_path, trials=4, resume=True)
     result = search(tmp_path, 4, resume=True)
     assert result.trials[2].configuration == enqueued
     assert result.evaluated == 4
