@@ -41,7 +41,7 @@ def score(configuration: Configuration) -> float:
 
 
 def search(out: Path, trials: int = 6, *, space: SearchSpace = SPACE, **options: Any) -> Result:
-    return run(score, space, scripted_ranker(), out=out, trials=trials, **options)
+    return run(InProcess(score), space, scripted_ranker(), out=out, trials=trials, **options)
 
 
 def trial_of(study: optuna.Study, **values: Any) -> optuna.trial.FrozenTrial:
@@ -268,10 +268,10 @@ def test_predicates_differ_by_what_they_use() -> None:
 def test_a_resume_with_nothing_to_do_keeps_what_the_last_run_counted(tmp_path: Path) -> None:
     ranker = scripted_ranker()
     ranker.engine.prompt_tokens = 0  # type: ignore[attr-defined]
-    run(score, SPACE, ranker, out=tmp_path, trials=6)
+    run(InProcess(score), SPACE, ranker, out=tmp_path, trials=6)
     runs = stored_study(tmp_path).user_attrs[RUNS]
     ranker.engine.prompt_tokens = 7  # type: ignore[attr-defined]
-    run(score, SPACE, ranker, out=tmp_path, trials=6, resume=True)
+    run(InProcess(score), SPACE, ranker, out=tmp_path, trials=6, resume=True)
     assert stored_study(tmp_path).user_attrs[RUNS] == runs
     assert len(runs) == 1
 
