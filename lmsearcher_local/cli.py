@@ -11,12 +11,14 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmsearcher_local.errors import LMSearcherError, SpaceWarning
+from lmsearcher_local.plain import plain
 
 if TYPE_CHECKING:
     from lmsearcher_local.objectives.base import Objective
@@ -59,6 +61,9 @@ class Commands(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter is no reason to end
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = partial(_show_warning, warnings.showwarning)
@@ -367,7 +372,11 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
             for trial in result.trials:
                 if trial.value is None and trial.number not in failed:
                     failed.add(trial.number)
-                    console.print(f"trial {trial.number} ({trial.code}) failed: {trial.reason}", markup=False)
+                    console.print(
+                        f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",
+                        markup=False,
+                        soft_wrap=True,
+                    )
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
                 console.print(f"trial {result.evaluated}/{trials}: {speed}best {best}", markup=False, soft_wrap=True)
             shown = best
@@ -384,14 +393,14 @@ def report(result: "Result", table: "Table | None") -> None:
     elif result.ended:
         click.echo(f"The search ended early: {result.ended}.")
     if result.best is None:
-        click.echo(f"No trial gave a value; the last one failed: {result.trials[-1].reason}")
+        click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
         return
     code, value = result.best
     configuration = result.space.decode(code)
-    width = max(map(len, configuration))
+    width = max(len(plain(name)) for name in configuration)
     click.echo(f"\nBest of {len(result.trials)} trials: {code}")
     for key, option in configuration.items():
-        click.echo(f"  {key:<{width}}  {option}")
+        click.echo(f"  {plain(key):<{width}}  {plain(option)}")
     if known := preset_of(result.space):
         click.echo(known.summary(configuration))
     click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmsearcher_local.calibration import Bin
-from lmsearcher_local.presets.drawing import new_figure
+from lmsearcher_local.plain import plain
+from lmsearcher_local.presets.drawing import new_figure, saved
 from lmsearcher_local.results import Result
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ FAR_OUT = 3.0  # interquartile ranges: values further out would flatten the rest
 
 def plot_search(result: Result, path: Path, title: str, label: str = "value", optimum: float | None = None) -> None:
     """Draw the search curve as a PNG; see ``draw_search``."""
-    draw_search(result, title, label, optimum).savefig(path, dpi=150)
+    saved(draw_search(result, title, label, optimum), path, dpi=150)
 
 
 def draw_search(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
@@ -56,7 +58,7 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(label)
-    axes.set_title(title)
+    axes.set_title(fill(plain(title), 80), parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     return figure
@@ -76,8 +78,8 @@ def draw_importance(shares: Mapping[str, float]) -> "Figure":
     bars = axes.barh(places, list(shares.values()), color="tab:blue", alpha=0.75)
     axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares.values()], padding=4, fontsize="small")
     # Names are a user's text: a dollar sign is no mathematics, and a long one leaves room for the bars.
-    names = [(name if len(name) <= 40 else f"{name[:39]}…").replace("$", r"\$") for name in shares]
-    axes.set_yticks(places, names, fontsize="small")
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name in map(plain, shares)]
+    axes.set_yticks(places, names, fontsize="small", parse_math=False)
     axes.set(ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.12 * max(shares.values())), xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearcher_local.cli import chosen_space, model_options, space_options
+from lmsearcher_local.plain import plain
 
 if TYPE_CHECKING:
     from lmsearcher_local.history import History
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lmsearcher_local.space import SearchSpace
 
 ROWS = 20  # of the table on the screen
+WIDEST = 1_000_000  # characters of a row in a file
 
 
 @click.command()
@@ -143,14 +145,20 @@ def print_json(space: "SearchSpace", ranking: "Ranking", seen: "History", top: i
 def print_table(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int) -> None:
     """The best candidates, and how many more there are."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    grid = Table("rank", "code", "probability", "configuration", "nearest evaluated")
+    names = ("rank", "code", "probability", "configuration", "nearest evaluated")
+    grid = Table(*(Column(name, overflow="fold") for name in names))
     for row in ranked(space, ranking, seen, top):
-        options = ", ".join(f"{key}={option}" for key, option in row["configuration"].items())
+        options = ", ".join(f"{plain(key)}={plain(option)}" for key, option in row["configuration"].items())
         near = f"{row['nearest']['value']:.6g}, {changed(row['nearest']['changes'])}" if "nearest" in row else ""
-        grid.add_row(str(row["rank"]), row["code"], f"{row['probability']:.4f}", options, near)
-    Console().print(grid)
+        cells = (str(row["rank"]), row["code"], f"{row['probability']:.4f}", options, near)
+        grid.add_row(*map(Text, cells))  # an option is no markup
+    console = Console()
+    if not console.is_terminal:  # a file or another program: a row a line, however long
+        console.width = max(console.width, console.measure(grid, options=console.options.update(width=WIDEST)).maximum)
+    console.print(grid)
     if (more := len(ranking.pool) - top) > 0:
         click.echo(f"and {more:,} more: --top N prints N of them, --json all")
 

@@ -245,9 +245,11 @@ def _embedded(figure: "Figure") -> str:
     """A picture as the address of an image that is in the page itself, the same for the same study."""
     from matplotlib import rc_context
 
+    from lmsearcher_local.presets.drawing import saved
+
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "lmsearcher-local"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        saved(figure, stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue().encode()).decode()
 
 

@@ -67,7 +67,7 @@ def stored_study(source: str | Path) -> optuna.Study:
             name = whole[0] if len(whole) == 1 else name
         if name and name not in names:
             raise StudyError(f"{shown(place)} holds no study {name!r}; it holds: {', '.join(names)}")
-        study = optuna.load_study(study_name=name or None, storage=storage)
+        study = optuna.load_study(study_name=name or names[0], storage=storage)
         for trial in study.get_trials(deepcopy=False):  # read now what a damaged journal makes unreadable
             _ = trial.params, trial.user_attrs, trial.value if len(study.directions) == 1 else trial.values
         return study

@@ -1,5 +1,6 @@
 """The command line: what it prints and writes, and that every error is one sentence and the exit status of its kind."""
 
+import base64
 import csv
 import json
 import os
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import optuna
@@ -31,6 +33,7 @@ from lmsearcher_local.errors import (
     StudyError,
 )
 from lmsearcher_local.files import TABLE, read_pool
+from lmsearcher_local.plain import plain
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import JOURNAL, RESULTS, Search
@@ -239,6 +242,47 @@ def test_sources_speak_for_themselves(loaded: list[str]) -> None:
     )
     pool = call("rank", "space.yaml", "--history", "o", "--pool", f"o/{TABLE}")
     assert f"o/{TABLE}: {left_out.replace('trials', 'candidates')}line" in pool.stderr
+
+
+HOSTILE = ["[conv3x3]", "[/skip]", "$x_1$ and $y", "<b>bold</b>", "{rank} %s", "ümläut 😀", "two\nlines", "\x1b[31mred"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("columns", ["40", "80", "300"])
+def test_text_of_the_user_is_no_markup(loaded: list[str], columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    name = "[/name] $a$ <i> {b}\x07"
+    Path("$odd$ [x].json").write_text(json.dumps({name: HOSTILE, "n": [1, 2]}))
+    Path("goal.py").write_text(
+        "def score(c):\n    if c['n'] == 2: raise ValueError('[/bad] ' + [*c.values()][0])\n    return 1.0\n"
+    )
+    command = ("search", "$odd$ [x].json", "--objective", "goal:score", "--trials", "16", "--out", "out [/x] $a$")
+    shown = call(*command)
+    assert shown.exit_code == 0, shown.output
+    assert "  [/name] $a$ <i> {b}\\x07  " in shown.stdout
+    for option in HOSTILE:
+        assert f"failed: ValueError: [/bad] {plain(' '.join(option.split()))}\n" in shown.stdout
+    assert "\x1b" not in shown.output
+    Path("pool.txt").write_text("".join(f"{i}{n}\n" for i in range(8) for n in range(2)))
+    ranked = call("rank", "$odd$ [x].json", "--history", "out [/x] $a$", "--pool", "pool.txt")
+    assert ranked.exit_code == 0, ranked.output
+    for option in HOSTILE:
+        assert f" {plain(name)}={plain(option)}, n=1 " in ranked.stdout
+    assert "\x1b" not in ranked.output
+    assert call("report", "out [/x] $a$").exit_code == 0
+    page = Path("out [/x] $a$/report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    for picture in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page):
+        ElementTree.fromstring(base64.b64decode(picture))
+
+
+def test_a_terminal_of_few_letters(loaded: list[str]) -> None:
+    call("search", "space.yaml", "--objective", "goal:score", "--trials", "1", "--out", "😀")
+    program = "import sys\nfrom lmsearcher_local.cli import main\nmain(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-c", program, "report", "😀"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "Report: \\U0001f600/report.html\n"), done.stderr
 
 
 def test_rank_of_thousands_given_by_name(loaded: list[str]) -> None:

@@ -1,8 +1,10 @@
 """Pictures of architectures: cells as graphs, ranks and layers as bars."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +40,13 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def saved(figure: "Figure", place: Path | IO[str], **options: Any) -> None:
+    """Write a figure; letters that no font here has are boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(place, **options)
 
 
 def draw_cell(axes: "Axes", nodes: Sequence[str], edges: Sequence[Edge], title: str) -> None:
