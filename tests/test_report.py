@@ -358,7 +358,7 @@ def test_other_storages_and_what_is_no_search(tmp_path: Path, monkeypatch: pytes
     Path("broken/study.journal").write_text("{]\n{}\n")
     files = sorted(Path().rglob("*"))
     for source, message in {
-        "mine": f"the study of mine is elsewhere; name it: {url}#mine-",
+        "mine": f"the study of mine is elsewhere; name it: sqlite:///{tmp_path}/studies.db#mine-",
         "nowhere": "there is no nowhere; a search with another storage",
         "broken": "cannot open the storage broken: ",
         "sqlite:///none.db#a": "there is no database none.db",
