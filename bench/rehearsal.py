@@ -24,8 +24,9 @@ import optuna
 
 from lmsearcher_local import throughput
 from lmsearcher_local.calibration import RANKING
-from lmsearcher_local.checkpoint import load_checkpoint, read_json
+from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.files import RESULTS, TABLE
+from lmsearcher_local.folders import read_json
 from lmsearcher_local.memory import plan_memory
 from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.stored import stored_study

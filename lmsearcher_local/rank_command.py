@@ -55,6 +55,8 @@ def rank(
     top: int | None,
     as_json: bool,
     checkpoint: Path | None,
+    base: Path | None,
+    quantization: str | None,
     engine: str,
 ) -> None:
     """Rank candidates, given what was evaluated so far.
@@ -89,7 +91,9 @@ def rank(
     for line in filter(None, (source.note, note)):
         click.echo(line, err=True)
     click.echo(f"{len(candidates):,} candidates; loading the model ...", err=True)
-    with load_ranker(checkpoint, engine, space=space, pool_size=len(candidates)) as ranker, progress() as show:
+    weights: dict[str, Any] = {"base": base, "quantization": quantization}
+    loading = load_ranker(checkpoint, engine, **weights, space=space, pool_size=len(candidates))
+    with loading as ranker, progress() as show:
         known = Searcher(
             space,
             ranker,

@@ -47,7 +47,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     engines: list[str] = []
 
     @contextmanager
-    def load_ranker(path: Path | None, engine: str, *, space: SearchSpace, pool_size: int) -> Iterator[Ranker]:
+    def load_ranker(path: Path | None, engine: str, **options: object) -> Iterator[Ranker]:
         engines.append(engine)
         yield scripted_ranker()
 
@@ -55,7 +55,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
         identity = "scripted"
 
     monkeypatch.setattr(load, "load_ranker", load_ranker)
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path: Scripted)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path, **options: Scripted)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lmsearcher_local.adapter import merge
 from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.engine.host import preserved_host
@@ -269,7 +270,7 @@ def _loaded(checkpoint: Checkpoint) -> Any:
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
     # The attention that transformers prefers leaves out a cap on attention scores (Gemma 2) without a word.
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         checkpoint.path,
         config=config,
         local_files_only=True,
@@ -277,6 +278,9 @@ def _loaded(checkpoint: Checkpoint) -> Any:
         dtype="auto",
         attn_implementation="eager" if capped else None,
     )
+    if checkpoint.adapter:
+        merge(model, checkpoint.adapter)
+    return model
 
 
 def _fork(cache: Any) -> Any:

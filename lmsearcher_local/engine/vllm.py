@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lmsearcher_local.adapter import RANKS
 from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
 from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
+from lmsearcher_local.quantization import AT_LOAD
 
 # vLLM reads these when it is imported or started. Only the exact text "1" counts.
 VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}  # 0: the engine runs in this process
@@ -48,6 +50,7 @@ class VLLMEngine(Engine):
         self._longest = longest
         self._cache_bytes = cache_bytes
         self._llm: Any = None
+        self._lora: Any = None  # of every question: base and adapter never share a batch, which vLLM mixes up on CPUs
         self._failed = False  # inside a step: vLLM may hold requests that nobody waits for
         self._slept = False
         self.prompt_tokens = self.computed_tokens = 0
@@ -159,7 +162,7 @@ class VLLMEngine(Engine):
         inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         self._failed = True
         try:
-            outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
+            outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False, lora_request=self._lora)
         except Exception as error:
             raise EngineError(f"vLLM failed at a question ({_reason(error)})") from error
         self._failed = False
@@ -217,7 +220,8 @@ class VLLMEngine(Engine):
                 from vllm import SamplingParams, TokensPrompt
 
                 params = SamplingParams(max_tokens=1, detokenize=False)
-                self._llm.generate([TokensPrompt(prompt_token_ids=[0])], params, use_tqdm=False)
+                prompt = TokensPrompt(prompt_token_ids=[0])
+                self._llm.generate([prompt], params, use_tqdm=False, lora_request=self._lora)
         except Exception:
             whole = False
         if not whole:
@@ -240,9 +244,10 @@ class VLLMEngine(Engine):
         VLLMEngine._open = self
 
     def _load(self) -> None:
-        checkpoint = self._checkpoint
+        checkpoint, adapter = self._checkpoint, self._checkpoint.adapter
         try:
             import vllm
+            from vllm.lora.request import LoRARequest
             from vllm.platforms import current_platform
         except ImportError as error:
             raise EngineError(
@@ -266,6 +271,9 @@ class VLLMEngine(Engine):
                 load_format="safetensors",
                 trust_remote_code=False,
                 dtype=checkpoint.dtype,
+                quantization=AT_LOAD[checkpoint.at_load] if checkpoint.at_load else None,
+                enable_lora=adapter is not None,
+                max_lora_rank=adapter.rank if adapter else RANKS[0],
                 hf_overrides={"head_dtype": "float32"} if finer else None,
                 max_model_len=self.plan.context,
                 max_num_batched_tokens=self.plan.batch_tokens,
@@ -279,6 +287,9 @@ class VLLMEngine(Engine):
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
             )
+            if adapter:  # read and checked now: an error inside a question would leave the question behind
+                self._lora = LoRARequest("adapter", 1, str(adapter.path))
+                self._llm.llm_engine.add_lora(self._lora)
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded
             vllm.distributed.cleanup_dist_env_and_memory()
