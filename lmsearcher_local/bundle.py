@@ -125,7 +125,7 @@ def bundle(out: Path, build: str | None, python: str, manylinux: str | None, che
     """Write all that a machine without a network needs into the new folder OUT.
 
     Wheels of this package and of everything it needs, in the versions installed here; a checkpoint; checksums; and an
-    install script that needs Python and pip alone.
+    install script that needs Python and pip alone. pip fetches the wheels here, from its usual index over the network.
 
     \b
     Here, then there:

@@ -99,7 +99,9 @@ def _show_warning(others: Callable[..., None], message: Warning | str, category:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lmsearcher-local")
 def main() -> None:
-    """Search a discrete design space with a language model inside this process: no server, no network.
+    """Search a discrete design space with a language model inside this process: no server.
+
+    The model needs no network. Only `bundle` (it runs pip), --executor and storage URLs open connections.
 
     \b
     Try it on a real table (NAS-Bench-201, CIFAR-100):

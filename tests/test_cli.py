@@ -414,6 +414,11 @@ def test_help_teaches(arguments: tuple[str, ...]) -> None:
     assert "\n    lmsearcher-local " in result.stdout  # an example, on a line of its own
 
 
+def test_help_says_what_opens_connections() -> None:
+    assert "Only `bundle` (it runs pip), --executor and storage URLs open connections" in call("--help").stdout
+    assert "over the network" in " ".join(call("bundle", "--help").stdout.split())
+
+
 def test_help_is_quick() -> None:
     # The quickest of three: this machine may be busy.
     program = "import sys; from lmsearcher_local.cli import main; sys.argv = ['lmsearcher-local', '--help']; main()"
