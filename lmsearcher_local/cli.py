@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearcher_local.errors import LMSearcherError, SpaceWarning
-from lmsearcher_local.plain import plain
+from lmsearcher_local.plain import counted, plain
 
 if TYPE_CHECKING:
     from lmsearcher_local.objectives.base import Objective
@@ -296,7 +296,7 @@ def search(
         closing(goal),
     ):
         opened.prepare(goal, here=not cluster)
-        click.echo(f"{name}: {space.size:,} configurations; loading the model ...", err=True)
+        click.echo(f"{plain(name)}: {counted(space.size, 'configuration')}; loading the model ...", err=True)
         try:
             loading = load_ranker(checkpoint, engine, **weights, space=space, pool_size=pool_size)
             with loading as ranker, progress(trials) as show:
@@ -383,7 +383,9 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
                 failed.update(trial.number for trial in result.trials if trial.value is None)
                 bar.reset(task, total=trials, completed=started)
                 if started:
-                    console.print(f"{started} of {trials} trials are done already")
+                    done = f"{started} of {counted(trials, 'trial')} are done already"
+                    more = f"{counted(started, 'trial')} are done already; {trials} were asked for"
+                    console.print(done if started <= trials else more)
                 if result.foreign:
                     console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")
                 return
@@ -420,7 +422,7 @@ def report(result: "Result", table: "Table | None") -> None:
     code, value = result.best
     configuration = result.space.decode(code)
     width = max(len(plain(name)) for name in configuration)
-    click.echo(f"\nBest of {len(result.trials)} trials: {code}")
+    click.echo(f"\nBest of {counted(len(result.trials), 'trial')}: {code}")
     for key, option in configuration.items():
         click.echo(f"  {plain(key):<{width}}  {plain(option)}")
     if known := preset_of(result.space):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearcher_local.cli import chosen_space, model_options, space_options
-from lmsearcher_local.plain import plain
+from lmsearcher_local.plain import counted, plain
 
 if TYPE_CHECKING:
     from lmsearcher_local.history import History
@@ -90,7 +90,7 @@ def rank(
     source.check(way)
     for line in filter(None, (source.note, note)):
         click.echo(line, err=True)
-    click.echo(f"{len(candidates):,} candidates; loading the model ...", err=True)
+    click.echo(f"{counted(len(candidates), 'candidate')}; loading the model ...", err=True)
     weights: dict[str, Any] = {"base": base, "quantization": quantization}
     loading = load_ranker(checkpoint, engine, **weights, space=space, pool_size=len(candidates))
     with loading as ranker, progress() as show:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import statistics
 import warnings
 from collections import Counter
@@ -74,9 +73,11 @@ def page(study: "optuna.Study", name: str) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    from lmsearcher_local.plain import amount
+
     template = files("lmsearcher_local").joinpath(PAGE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "size": _size}
+    environment.filters |= {"number": _number, "size": amount}
     return environment.from_string(template).render(name=name, **facts(study)) + "\n"
 
 
@@ -260,7 +261,3 @@ def _utc(moment: datetime) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.6g}"
-
-
-def _size(count: int) -> str:
-    return f"{count:,}" if count < 10**9 else f"10^{math.log10(count):.1f}"

@@ -154,6 +154,19 @@ def test_search_of_a_used_up_space(loaded: list[str]) -> None:
     assert "Best of 18 trials" in result.stdout
 
 
+def test_counts_are_right_words(loaded: list[str]) -> None:
+    Path("one.yaml").write_text("a: [7]\n")
+    command = ("search", "one.yaml", "--command", "echo {a}", "--out", "one", "--seed", str(10**30))
+    shown = call(*command)
+    assert "one: 1 configuration; loading" in shown.stderr
+    assert "The space is used up" in shown.stdout
+    assert "Best of 1 trial: 0\n" in shown.stdout
+    command = ("search", "space.yaml", "--command", "echo {rank}", "--out", "o", "--pool-size", "900")
+    assert "Best of 8 trials: " in call(*command, "--trials", "8").stdout
+    assert "8 trials are done already; 3 were asked for\n" in call(*command, "--trials", "3", "--resume").stdout
+    assert "8 of 9 trials are done already\n" in call(*command, "--trials", "9", "--resume").stdout
+
+
 def test_interrupt(loaded: list[str]) -> None:
     Path("goal.py").write_text(
         "import os, signal\ndef score(configuration):\n    os.kill(os.getppid(), signal.SIGINT)\n"
@@ -415,7 +428,9 @@ def test_help_teaches(arguments: tuple[str, ...]) -> None:
 
 
 def test_help_says_what_opens_connections() -> None:
-    assert "Only `bundle` (it runs pip), --executor and storage URLs open connections" in call("--help").stdout
+    assert "Only `bundle` (it runs pip), --executor and storage URLs open connections" in " ".join(
+        call("--help").stdout.split()
+    )
     assert "over the network" in " ".join(call("bundle", "--help").stdout.split())
 
 

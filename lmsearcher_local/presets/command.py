@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmsearcher_local.plain import amount
+
 if TYPE_CHECKING:
     from lmsearcher_local.presets.base import Preset
 
@@ -45,7 +47,7 @@ def presets(name: str | None, code: str | None, as_json: bool, draw: Path | None
         try:
             figure.savefig(draw, dpi=150)
         except OSError as error:
-            raise click.ClickException(f"cannot write {draw}: {error.strerror}") from error
+            raise click.UsageError(f"cannot write {draw}: {error.strerror}") from error
         except ValueError as error:  # a kind of picture that there is not
             raise click.UsageError(f"cannot draw {draw}: {error}") from error
     if as_json:
@@ -61,18 +63,14 @@ def _list() -> None:
 
     width = max(map(len, PRESETS))
     for known in PRESETS.values():
-        click.echo(f"{known.name:<{width}}  {len(known.space.sizes):>2} positions, {_size(known.space.size)} codes")
+        click.echo(f"{known.name:<{width}}  {len(known.space.sizes):>2} positions, {amount(known.space.size)} codes")
         click.echo(f"  {known.title} ({known.source})")
 
 
 def _describe(known: "Preset") -> None:
     space = known.space
     click.echo(f"{known.name}: {known.title} ({known.source})")
-    click.echo(f"{len(space.sizes)} positions, {_size(space.size)} codes")
+    click.echo(f"{len(space.sizes)} positions, {amount(space.size)} codes")
     width = max(map(len, space.names))
     for name, options in space.describe().items():
         click.echo(f"  {name:<{width}}  {', '.join(map(str, options))}")
-
-
-def _size(codes: int) -> str:
-    return f"{codes:,}" if codes < 10**9 else f"{codes:.1e}"
