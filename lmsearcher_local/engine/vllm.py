@@ -23,6 +23,7 @@ VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"} 
 LOGGING = ("VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_PATH")
 NO_MEMORY = ("out of memory", "allocate memory", "available memory", "free memory")  # as torch and vLLM say it
 NOISE, NOISE_FLOAT32 = 0.25, 1e-3  # nats: well above what batches and caches were seen to move; float32 on a processor
+HEAD_COPY = 256 << 20  # bytes of a head in float32 that a processor copies for each step without harm
 
 
 class VLLMEngine(Engine):
@@ -262,7 +263,8 @@ class VLLMEngine(Engine):
         self.max_length = self.plan.context - 1  # the engine adds the token that it samples
         self.can_sleep = current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available()
         # A head in bfloat16 answers in steps of 1/16 and more. On a processor another type costs a copy of it a step.
-        finer = card and checkpoint.dtype != "float32" and checkpoint.quantization is None
+        small = 4 * checkpoint.vocabulary * checkpoint.hidden <= HEAD_COPY
+        finer = (card or small) and checkpoint.dtype != "float32" and checkpoint.quantization is None
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
             self._llm = llm(
