@@ -81,7 +81,11 @@ FOUND: tuple[tuple[str, bytes, str], ...] = (  # what the readers once stumbled 
     ("history, CSV", b"a" * 140_000 + b",1", "is no CSV: field larger than field limit"),
     ("pool", b"a" * 140_000, "is no CSV: field larger than field limit"),
     ("history, journal", READERS["history, journal"].valid[0].replace(b'"values":[', b'"values":[1.0,'), "cannot open"),
-    ("study, journal", READERS["study, journal"].valid[0].replace(b'"pool_size"', b'"pool"'), "of this package wrote"),
+    (
+        "study, journal",
+        READERS["study, journal"].valid[0].replace(b'"pool_size"', b'"pool"'),
+        "where pool_size is stored",
+    ),
     ("training, log", b'{"stop": 1}\n', "is not a log of this trainer"),
     ("training, log", b"\xff\n", "is not a log of this trainer"),
     ("training, state", b"", "is not a state of this trainer"),
