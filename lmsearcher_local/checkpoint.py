@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.adapter import Adapter, adapted, is_adapter
 from lmsearcher_local.documents import parse_json
-from lmsearcher_local.errors import CheckpointError, brief
+from lmsearcher_local.errors import CheckpointError, LMSearcherError, brief
 from lmsearcher_local.folders import absence, read_json
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.chat import FILES, MONTHS, Frame, own_frame
@@ -100,7 +100,10 @@ class Checkpoint:
         tokenizer, frame = self.tokenizer(), self.frame()
         try:
             return TextCodec(tokenizer, frame, self.profile.score_digits)
-        except Exception as error:  # the library raises bare Exception where a file contradicts itself
+        except Exception as error:
+            # The library raises bare Exception where a file contradicts itself; other kinds are a fault of ours.
+            if type(error) is not Exception and not isinstance(error, LMSearcherError):
+                raise
             raise CheckpointError(f"{self.path / 'tokenizer.json'}: {error}") from error
 
     def frame(self) -> Frame:

@@ -134,3 +134,25 @@ def test_a_tokenizer_that_cuts_or_pads_texts_does_so_no_more(tmp_path: Path) -> 
     whole = reader.read(tmp_path / reader.file)
     (tmp_path / reader.file).write_bytes(changed(TOKENIZER, truncation=truncation, padding=padding))
     assert reader.read(tmp_path / reader.file) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "error"),
+    [
+        ("training, state", "torch.load", MemoryError("no room")),  # "remove it" would cost hours of training
+        ("checkpoint, tokenizer.json", "lmsearcher_local.checkpoint.TextCodec", TypeError("ours")),
+        ("study, journal", "lmsearcher_local.report.best_rows", KeyError("ours")),
+    ],
+)
+def test_a_fault_of_ours_is_not_the_file_s(
+    name: str, place: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    reader = READERS[name]
+    prepare(reader, tmp_path)
+    (tmp_path / reader.file).write_bytes(reader.valid[0])
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(type(error), match=str(error)):
+        reader.read(tmp_path / reader.file)

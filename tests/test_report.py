@@ -246,19 +246,6 @@ def test_an_ordinary_search_of_options_alike(tmp_path: Path) -> None:
     assert read.texts["evaluated"] == "12"
 
 
-def test_a_fault_of_ours_is_not_the_file_s(
-    searched: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from lmsearcher_local import plot
-
-    def draw(*arguments: object) -> None:
-        raise ValueError("ours")
-
-    monkeypatch.setattr(plot, "draw_calibration", draw)
-    with pytest.raises(ValueError, match=r"^ours$"):
-        CliRunner().invoke(main, ["report", str(searched[0])], catch_exceptions=False)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -240,6 +240,10 @@ def read_state(
             for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             return int(state["step"]), float(state["seconds"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # the file is well, and worth hours
+    except OSError as error:
+        raise StudyError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # whatever a damaged archive raises
         raise StudyError(f"{path} is not a state of this trainer; remove it or name another folder") from error
     raise StudyError(f"{path.parent} holds a run with seed {known}, not {seed}; name another folder or that seed")
