@@ -196,8 +196,8 @@ def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) ->
 
 
 def opened(out: Path, storage: str | None) -> BaseStorage | str:
-    """The storage."""
-    return JournalStorage(JournalFile(str(out / JOURNAL))) if storage is None else storage
+    """The storage; foreign code may change the working folder, so its path is absolute."""
+    return JournalStorage(JournalFile(str((out / JOURNAL).absolute()))) if storage is None else storage
 
 
 def study_name(out: Path, storage: str | None) -> str:

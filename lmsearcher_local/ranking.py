@@ -84,7 +84,6 @@ class Ranker:
             PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.
             EngineError: the model answered with something that is no probability.
         """
-        self.wake_up()
         finals, lost = self._finals(tasks, temperature)
         return [
             Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
@@ -107,7 +106,6 @@ class Ranker:
         Raises:
             PromptError, EngineError: as :meth:`rank` does.
         """
-        self.wake_up()
         scale = temperature or 1.0
         finals, _ = self._finals(tasks, scale)
         tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in finals]
@@ -206,6 +204,8 @@ class Ranker:
             for prompt, branch in branches
             for start in range(0, len(branch.tokens), MAX_TOKENS)
         ]
+        if questions:  # random trials ask nothing, so there the model sleeps on
+            self.wake_up()
         ask = self.engine.log_probs_cold if cold else self.engine.log_probs
         replies = iter(ask(questions) if questions else [])
         answers = []

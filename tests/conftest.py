@@ -1,5 +1,8 @@
-"""Shared real parts: Llama-3.1-shaped checkpoints with random weights and the real Llama 3 tokenizer."""
+"""Shared real parts: clusters of four workers; Llama-3.1-shaped checkpoints with random weights and the real tokenizer."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,28 @@ def llama_bfloat16(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path)
     (folder / "tokenizer.json").symlink_to(llama_folder / "tokenizer.json")
     llama.write_model(folder, torch.bfloat16)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dask() -> Iterator[str]:
+    """The address of a Dask cluster."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[str]:
+    """The address of a Ray cluster."""
+    pytest.importorskip("ray")
+    port = 26379
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    start += [f"--num-cpus={4}", "--include-dashboard=false", "--disable-usage-stats"]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "--block" in line:
+            break
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()

@@ -54,3 +54,7 @@ def naps(configuration: dict[str, int]) -> float:
 def sleeps(configuration: dict[str, int]) -> float:
     time.sleep(600)
     return 0.0
+
+
+def process_id(configuration: dict[str, int]) -> float:
+    return os.getpid()

@@ -4,13 +4,14 @@ import time
 from pathlib import Path
 
 
-def gone(mark: str) -> bool:
-    """Whether, within a second, no process has the mark in its environment."""
-    for _ in range(20):
-        if not any(mark.encode() in _environment(folder) for folder in Path("/proc").glob("[0-9]*")):
-            return True
+def gone(mark: str, seconds: float = 20) -> bool:
+    """Whether, within some seconds, no process has the mark in its environment."""
+    until = time.monotonic() + seconds
+    while any(mark.encode() in _environment(folder) for folder in Path("/proc").glob("[0-9]*")):
+        if time.monotonic() > until:
+            return False
         time.sleep(0.05)
-    return False
+    return True
 
 
 def _environment(process: Path) -> bytes:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
@@ -49,31 +48,6 @@ def codes(result: Result) -> list[str]:
 def study(out: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
     return optuna.load_study(study_name=None, storage=storage)
-
-
-@pytest.fixture(scope="module")
-def dask() -> Iterator[str]:
-    """The address of a Dask cluster."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=CLUSTER, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[str]:
-    """The address of a Ray cluster."""
-    pytest.importorskip("ray")
-    port = 26379
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
-    start += [f"--num-cpus={CLUSTER}", "--include-dashboard=false", "--disable-usage-stats"]
-    process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "--block" in line:
-            break
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
 
 
 @pytest.fixture(params=["dask", "ray"])

@@ -1,0 +1,105 @@
+"""However a search ends, its evaluations end with it, and those that a kill left are ended by the next run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import gone
+
+HERE = Path(__file__).parent
+GOAL = """
+import subprocess, time
+from pathlib import Path
+
+def score(configuration):
+    if Path("quick").exists():
+        return configuration["rank"]
+    subprocess.Popen(["sleep", "600"])
+    subprocess.Popen(["sleep", "600"], start_new_session=True)  # as torchrun starts its workers
+    Path("started").touch()
+    time.sleep(600)
+"""
+SHELL = "if [ -e quick ]; then echo {rank}; else sleep 600 & setsid sleep 600 & touch started; sleep 600; fi"
+OBJECTIVES = {"function": ("--objective", "goal:score"), "command": ("--command", SHELL)}
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> str:
+    (tmp_path / "space.yaml").write_text("rank: [4, 8, 16]\nlr: [0.1, 0.01]\n")
+    (tmp_path / "goal.py").write_text(GOAL)
+    return f"lmsearcher-{os.getpid()}-{tmp_path.name}"
+
+
+def begin(folder: Path, mark: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A search of two workers in a folder; what it starts has the mark in its environment."""
+    environment = {**os.environ, "MARK": mark}
+    command = [sys.executable, str(HERE / "scripted_search.py"), "search", "space.yaml", "--out", "out", *arguments]
+    with (folder / "errors").open("w") as errors:  # a pipe would wait for all who hold it
+        return subprocess.Popen(
+            [*command, "--trials", "6", "--workers", "2"], cwd=folder, env=environment, stderr=errors
+        )
+
+
+def until_it_evaluates(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not (folder / "started").exists():
+        assert process.poll() is None, (folder / "errors").read_text()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_signals_end_the_evaluations_too(
+    tmp_path: Path, mark: str, number: signal.Signals, objective: tuple[str, str]
+) -> None:
+    process = begin(tmp_path, mark, *objective)
+    until_it_evaluates(tmp_path, process)
+    process.send_signal(number)
+    process.wait(60)
+    errors = (tmp_path / "errors").read_text()
+    assert process.returncode == 128 + number
+    assert errors.endswith(f"The same command with --resume goes on from here.\n\nEnded by {number.name}.\n")
+    assert gone(mark)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_what_a_kill_leaves_is_ended_by_the_next_run(tmp_path: Path, mark: str, objective: tuple[str, str]) -> None:
+    process = begin(tmp_path, mark, *objective)
+    until_it_evaluates(tmp_path, process)
+    process.kill()
+    process.wait()
+    assert not gone(mark, seconds=0.5)  # sleeps in sessions of their own, at least
+    (tmp_path / "quick").touch()
+    resumed = begin(tmp_path, mark, *objective, "--resume")
+    resumed.wait(60)
+    errors = (tmp_path / "errors").read_text()
+    assert resumed.returncode == 0, errors
+    [line] = [line for line in errors.splitlines() if "had left evaluating" in line]
+    assert line.startswith("ended ")
+    assert gone(mark)
+
+
+def test_a_function_s_process_ends_with_the_search(tmp_path: Path, mark: str) -> None:
+    """Also at work, and without the next run."""
+    (tmp_path / "goal.py").write_text(GOAL.replace("subprocess.Popen", "(lambda *a, **k: None)"))
+    process = begin(tmp_path, mark, *OBJECTIVES["function"])
+    until_it_evaluates(tmp_path, process)
+    process.kill()
+    process.wait()
+    assert gone(mark)
+
+
+def test_evaluations_of_other_folders_are_left_alone(tmp_path: Path, mark: str) -> None:
+    other = {**os.environ, "LMSEARCHER_OUT": str(tmp_path / "other")}
+    with subprocess.Popen(["sleep", "600"], env=other) as bystander:
+        (tmp_path / "quick").touch()
+        process = begin(tmp_path, mark, *OBJECTIVES["command"])
+        process.wait(60)
+        errors = (tmp_path / "errors").read_text()
+        assert process.returncode == 0, errors
+        assert "left evaluating" not in errors
+        assert bystander.poll() is None
+        bystander.kill()
