@@ -1,4 +1,4 @@
-"""Shared real parts: clusters of four workers; Llama-3.1-shaped checkpoints with random weights and the real tokenizer."""
+"""Shared real parts: clusters, and Llama-3.1-shaped checkpoints with random weights and the real Llama 3 tokenizer."""
 
 import subprocess
 import sys

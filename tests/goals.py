@@ -1,8 +1,12 @@
 """Objectives for tests with processes, in a module that is quickly imported."""
 
+import ctypes
+import json
 import os
+import resource
 import signal
 import time
+import zlib
 from pathlib import Path
 
 
@@ -58,3 +62,39 @@ def sleeps(configuration: dict[str, int]) -> float:
 
 def process_id(configuration: dict[str, int]) -> float:
     return os.getpid()
+
+
+def writes_environment(configuration: dict[str, int]) -> float:
+    """Into a file, at first in a process that then dies, so that another one starts later."""
+    place = Path(os.environ["MARKS"], f"{len([*Path(os.environ['MARKS']).iterdir()])}.json")
+    place.write_text(json.dumps(dict(os.environ)))
+    if place.name == "0.json":
+        os._exit(3)
+    return score(configuration)
+
+
+def segfault(configuration: dict[str, int]) -> float:
+    return ctypes.string_at(0) and 0.0 if configuration["x0"] == 1 else score(configuration)
+
+
+def leaves(configuration: dict[str, int]) -> float:
+    return os._exit(7) if configuration["x0"] == 1 else score(configuration)
+
+
+def takes_all_memory(configuration: dict[str, int]) -> float:
+    """Within a limit, as of a small container without a killer."""
+    if configuration["x0"] == 1:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+        return float(len(b"x" * (2 << 30)))
+    return score(configuration)
+
+
+def waits(configuration: dict[str, int]) -> float:
+    time.sleep(1.5)
+    return score(configuration)
+
+
+def environment_digest(_: object = None) -> float:
+    """A number for this process's environment, but for what a cluster gives each of its workers."""
+    kept = {name: value for name, value in os.environ.items() if "WORKER" not in name and "PID" not in name}
+    return float(zlib.crc32(json.dumps(kept, sort_keys=True).encode()))
