@@ -29,7 +29,7 @@ class MemoryPlan:
 
     ``context`` is the longest prompt with its answer token, in tokens; a ``block`` of the cache holds so many. A step
     computes at most ``batch_tokens`` tokens of at most ``sequences`` questions. In bytes: ``weights``, ``cache`` (of
-    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step), ``runtime``.
+    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step, copies that a kernel needs), ``runtime``.
     """
 
     context: int
@@ -91,6 +91,8 @@ def plan_memory(
     logits = 4 * checkpoint.vocabulary  # of one question
     batch_tokens = _power_of_two(_within(BATCH_BUDGET // token, *BATCH_TOKENS))
     sequences = _within(LOGITS_BUDGET // logits, *SEQUENCES)
+    # On a processor vLLM keeps the head a second time, in the order in which its kernels read it.
+    head = 0 if card else checkpoint.vocabulary * checkpoint.hidden * width
     return MemoryPlan(
         context=context,
         block=block,
@@ -99,7 +101,7 @@ def plan_memory(
         weights=weights,
         cache=cache,
         least_cache=one,
-        working=batch_tokens * token + 2 * sequences * logits,  # logits, and their logarithms
+        working=batch_tokens * token + 2 * sequences * logits + head,  # logits, and their logarithms
         runtime=RUNTIME_CARD if card else RUNTIME + TOKEN * checkpoint.vocabulary,
     )
 
