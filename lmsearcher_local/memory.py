@@ -29,7 +29,8 @@ class MemoryPlan:
 
     ``context`` is the longest prompt with its answer token, in tokens; a ``block`` of the cache holds so many. A step
     computes at most ``batch_tokens`` tokens of at most ``sequences`` questions. In bytes: ``weights``, ``cache`` (of
-    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step, copies that a kernel needs), ``runtime``.
+    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step, and a head's second
+    copy), ``runtime``.
     """
 
     context: int
