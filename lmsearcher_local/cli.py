@@ -7,7 +7,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
@@ -70,8 +69,7 @@ class Commands(click.Group):
             status = 0
         except click.Abort as error:
             number = getattr(error.__cause__, "number", signal.SIGINT)
-            with suppress(OSError):  # after SIGHUP there is no terminal
-                click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
+            click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
             status = 128 + number
         except click.ClickException as error:
             status = _refused(error.format_message(), error.exit_code)

@@ -1,5 +1,6 @@
 """Signals that end a search, at the right moment: never between taking a lock and giving it back."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,17 +25,21 @@ def terminable() -> Iterator[None]:
     ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():  # signals never come here
         ours = []
+    terminals = [output for output in (1, 2) if os.isatty(output)]
+
+    def terminate(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:  # they are gone, and whatever writes there would fail
+            for output in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+        raise Terminated(number)
+
     for number in ours:
-        signal.signal(number, _terminate)
+        signal.signal(number, terminate)
     try:
         yield
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated(number)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -269,7 +269,7 @@ def run(
     """
     goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
     plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
-    with open_search(Path(out), plan, storage=storage, resume=resume) as search:
+    with closing(goal), open_search(Path(out), plan, storage=storage, resume=resume) as search:
         search.prepare(goal, here=executor is None)
         return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)
 

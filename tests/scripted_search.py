@@ -19,9 +19,13 @@ def load_ranker(*arguments: Any, **options: Any) -> Iterator[Ranker]:
     yield scripted_ranker()
 
 
-if __name__ == "__main__":
+def search(arguments: list[str]) -> None:
     load.load_ranker = load_ranker  # type: ignore[assignment]
-    checkpoint.load_checkpoint = lambda path: SimpleNamespace(identity="scripted")  # type: ignore[assignment,return-value]
+    checkpoint.load_checkpoint = lambda *arguments, **options: SimpleNamespace(identity="scripted")  # type: ignore
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whoever started the tests may ignore some
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    main(sys.argv[1:])
+    main(arguments)
+
+
+if __name__ == "__main__":
+    search(sys.argv[1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import gone
 
-HERE = Path(__file__).parent
+SEARCH = str(Path(__file__).with_name("scripted_search.py"))
 GOAL = """
 import subprocess, time
 from pathlib import Path
@@ -37,7 +37,7 @@ def mark(tmp_path: Path) -> str:
 def begin(folder: Path, mark: str, *arguments: str) -> "subprocess.Popen[bytes]":
     """A search of two workers in a folder; what it starts has the mark in its environment."""
     environment = {**os.environ, "MARK": mark}
-    command = [sys.executable, str(HERE / "scripted_search.py"), "search", "space.yaml", "--out", "out", *arguments]
+    command = [sys.executable, SEARCH, "search", "space.yaml", "--out", "out", *arguments]
     with (folder / "errors").open("w") as errors:  # a pipe would wait for all who hold it
         return subprocess.Popen(
             [*command, "--trials", "6", "--workers", "2"], cwd=folder, env=environment, stderr=errors
@@ -46,7 +46,7 @@ def begin(folder: Path, mark: str, *arguments: str) -> "subprocess.Popen[bytes]"
 
 def until_it_evaluates(folder: Path, process: "subprocess.Popen[bytes]") -> None:
     while not (folder / "started").exists():
-        assert process.poll() is None, (folder / "errors").read_text()
+        assert process.poll() is None
         time.sleep(0.05)
 
 
@@ -62,6 +62,28 @@ def test_signals_end_the_evaluations_too(
     errors = (tmp_path / "errors").read_text()
     assert process.returncode == 128 + number
     assert errors.endswith(f"The same command with --resume goes on from here.\n\nEnded by {number.name}.\n")
+    assert gone(mark)
+
+
+def test_a_terminal_that_is_closed_ends_the_search(tmp_path: Path, mark: str) -> None:
+    terminal, theirs = os.openpty()
+    program = (
+        f"import fcntl, sys, termios; sys.path.insert(0, {os.path.dirname(SEARCH)!r}); import scripted_search;"
+        " fcntl.ioctl(0, termios.TIOCSCTTY, 0); scripted_search.search(sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "search", "space.yaml", "--out", "out", *OBJECTIVES["function"]],
+        cwd=tmp_path,
+        env={**os.environ, "MARK": mark},
+        start_new_session=True,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    until_it_evaluates(tmp_path, process)
+    os.close(terminal)
+    assert process.wait(60) == 128 + signal.SIGHUP
     assert gone(mark)
 
 

@@ -121,10 +121,10 @@ def test_a_function_that_cannot_travel() -> None:
     ("spec", "message"),
     [
         ("train.score", "an objective is written module:function, not 'train.score'"),
-        ("dying_objective:f", "cannot import the objective: its process ended with exit status 5"),
+        ("dying_objective:f", "cannot import the objective dying_objective:f: its process ended with exit status 5"),
         ("no_such_module:f", "cannot import the objective no_such_module:f: ModuleNotFoundError"),
         ("math:no_such", "cannot import the objective math:no_such: AttributeError"),
-        ("math:pi", "the objective math:pi is no function but float"),
+        ("math:pi", "cannot import the objective math:pi: it is no function but float"),
         ("broken_objective:f", "cannot import the objective broken_objective:f: SystemExit: no"),
     ],
 )
@@ -142,7 +142,9 @@ def test_an_import_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "hanging_objective.py").write_text("import time\ntime.sleep(600)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(worker, "STARTING", 0.5)
-    with pytest.raises(ObjectiveError, match=r"cannot import the objective: its imports took more than 0\.5 s"):
+    with pytest.raises(
+        ObjectiveError, match=r"cannot import the objective hanging_objective:score: its imports took more than 0\.5 s"
+    ):
         start_and_end("hanging_objective:score")
 
 

@@ -27,9 +27,9 @@ def load_function(spec: str) -> Function:
         for part in name.split("."):
             function = getattr(function, part)
     except (Exception, SystemExit) as error:
-        raise ObjectiveError(f"cannot import the objective {spec}: {describe_error(error)}") from error
+        raise ObjectiveError(describe_error(error)) from error
     if not callable(function):
-        raise ObjectiveError(f"the objective {spec} is no function but {type(function).__name__}")
+        raise ObjectiveError(f"it is no function but {type(function).__name__}")
     return function
 
 

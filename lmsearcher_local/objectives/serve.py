@@ -36,8 +36,7 @@ def serve() -> None:
         try:
             call = load_function(function) if isinstance(function, str) else pickle.loads(function)
         except BaseException as error:
-            reason = str(error) if isinstance(error, ObjectiveError) else describe_error(error)
-            connection.send((None, reason))
+            connection.send((None, str(error) if isinstance(error, ObjectiveError) else describe_error(error)))
             return
         connection.send((None, None))
         while True:

@@ -9,6 +9,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.objectives.base import ObjectiveFailed, WorkerLost
 from lmsearcher_local.objectives.processes import descendants, kill, kill_tree
@@ -33,7 +35,8 @@ class Worker:
     """
 
     def __init__(self, function: str | bytes, folder: str, environment: dict[str, str]) -> None:
-        self._name = function if isinstance(function, str) else "function"
+        self._name = f"the objective {function}" if isinstance(function, str) else "the objective"
+        self._started: list[psutil.Process] = []
         self._task: Any = (function, _import_path(folder), sys.argv)
         self.lost = True  # no answer is to be expected from it any more, or not yet
         self._connection, theirs = Pipe()
@@ -65,11 +68,8 @@ class Worker:
                 self._connection.send(self._task)
             self._task = None
             self._receive(STARTING, "its imports took more than")
-        except WorkerLost as error:
-            raise ObjectiveError(f"cannot import the objective: {error}") from error
         except ObjectiveFailed as error:
-            text = str(error)
-            raise ObjectiveError(text if "the objective" in text else f"cannot import the objective: {text}") from error
+            raise ObjectiveError(f"cannot import {self._name}: {error}") from error
 
     def call(self, configuration: Configuration, timeout: float | None) -> float:
         """The function's score.
