@@ -12,12 +12,12 @@ import click
 
 from lmsearcher_local.cli import checkpoint_options
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
-from lmsearcher_local.prompt.length import longest_prompt
 
 if TYPE_CHECKING:
     from lmsearcher_local.checkpoint import Checkpoint
+    from lmsearcher_local.memory import MemoryPlan
 
+GB = 10**9
 CARDS = (12, 16, 24, 80)  # GB
 POOL = 10  # the published one
 FOUR_BITS = 0.5 + 2.5 / 128  # bytes a weight: AWQ and GPTQ keep a scale and a zero point for 128 weights
@@ -43,7 +43,9 @@ def doctor(checkpoint: Path | None, base: Path | None, quantization: str | None,
       lmsearcher-local doctor --checkpoint /models/lm-searcher-8b
     """
     from lmsearcher_local.checkpoint import load_checkpoint
+    from lmsearcher_local.memory import plan_memory
     from lmsearcher_local.presets.registry import preset as named
+    from lmsearcher_local.prompt.length import longest_prompt
     from lmsearcher_local.quantization import unsupported
 
     found = load_checkpoint(checkpoint, base=base, quantization=quantization)
@@ -95,7 +97,7 @@ def _problem(installed: dict[str, str | None], gpus: list[Place]) -> str | None:
     return None
 
 
-def _lack(plan: MemoryPlan, here: Place) -> str | None:
+def _lack(plan: "MemoryPlan", here: Place) -> str | None:
     """What memory is missing here."""
     need = f"it needs about {plan.total / GB:.1f} GB"
     if plan.total > here.size:
@@ -148,6 +150,7 @@ def forms(checkpoint: "Checkpoint") -> list[Form]:
 def _forms(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
     """Which form fits which card: a table, what it assumes, and a verdict of one line."""
     from lmsearcher_local.history import HISTORY_CAP
+    from lmsearcher_local.memory import plan_memory
 
     found = forms(checkpoint)
     width = max(len(form.name) for form in found)
