@@ -26,7 +26,7 @@ PLAIN = (  # entries of the configuration that do not change what the weights me
     *("qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type"),
     "use_rslora",
 )
-STARTS = (True, False, "gaussian", "eva", "orthogonal")  # other initial values also change the base's own weights
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # other initial values also change the base's own weights
 Shape = tuple[int, ...]
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 

@@ -90,8 +90,8 @@ def unsupported(checkpoint: "Checkpoint", engine: str) -> str | None:
     if card is not None and card < OLDEST:
         return f"weights of {kind} need a GPU of compute capability 7.5 or later"
     settings = read_json(path / "config.json").get("quantization_config") or {}
-    if method == "gptq" and not settings.get("sym", True):
-        return f"{path} has GPTQ weights that are not symmetric, which vLLM does not read; quantise with sym=True"
+    if method == "gptq" and not _is_read(settings):
+        return f"vLLM reads GPTQ weights of 4 or 8 bits with sym=true and desc_act=false; {path} has others"
     if method and card is None and not _on_processor(method, settings):
         return f"{path} is quantised ({method}) in a form that vLLM reads on a GPU only; take the plain folder here"
     return None
@@ -106,6 +106,11 @@ def capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
+def _is_read(gptq: dict[str, Any]) -> bool:
+    ordered = gptq.get("desc_act") and gptq.get("group_size") != -1
+    return gptq.get("bits") in (4, 8) and gptq.get("sym") is True and not ordered
+
+
 def _on_processor(method: str, settings: dict[str, Any]) -> bool:
     """Whether vLLM has a kernel for it on a processor, as seen with small folders of each kind."""
     if method == "compressed-tensors":
@@ -113,7 +118,7 @@ def _on_processor(method: str, settings: dict[str, Any]) -> bool:
             return all(_has_kernel(**group) for group in settings["config_groups"].values())
         except (KeyError, TypeError, AttributeError):  # written otherwise
             return False
-    return method == "awq" or (method == "gptq" and settings.get("bits") == 4 and not settings.get("desc_act"))
+    return method in ("awq", "gptq") and settings.get("bits", settings.get("w_bit")) == 4
 
 
 def _has_kernel(weights: dict[str, Any], input_activations: dict[str, Any] | None = None, **_: Any) -> bool:
