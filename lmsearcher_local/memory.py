@@ -29,8 +29,8 @@ class MemoryPlan:
 
     ``context`` is the longest prompt with its answer token, in tokens; a ``block`` of the cache holds so many. A step
     computes at most ``batch_tokens`` tokens of at most ``sequences`` questions. In bytes: ``weights``, ``cache`` (of
-    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step, and a head's second
-    copy), ``runtime``.
+    which ``least_cache`` holds the longest prompt), ``working`` (activations and logits of a step; on a processor
+    also copies of embedding and head), ``runtime``.
     """
 
     context: int
@@ -90,10 +90,14 @@ def plan_memory(
     width = DTYPE_BYTES.get(checkpoint.dtype, 2)
     token = (2 * checkpoint.hidden + 3 * checkpoint.intermediate) * width  # residual, norm, gate and up, their product
     logits = 4 * checkpoint.vocabulary  # of one question
-    batch_tokens = _power_of_two(_within(BATCH_BUDGET // token, *BATCH_TOKENS))
+    copied = 0  # bytes a token: on a processor vLLM copies an adapter's factors for each, once more in float32
+    if checkpoint.adapter and not card:
+        copied = checkpoint.adapter.rank * max(checkpoint.hidden, checkpoint.intermediate) * (width + 4)
+    batch_tokens = _power_of_two(_within(BATCH_BUDGET // (token + copied), *BATCH_TOKENS))
     sequences = _within(LOGITS_BUDGET // logits, *SEQUENCES)
-    # On a processor vLLM keeps the head a second time, in the order in which its kernels read it.
-    head = 0 if card else checkpoint.vocabulary * checkpoint.hidden * width
+    working = batch_tokens * (token + copied) + 2 * sequences * logits  # logits, and their logarithms
+    if not card:  # where vLLM keeps embedding and head a second time, as its kernels read them, even where they are one
+        working += 2 * checkpoint.vocabulary * checkpoint.hidden * width
     return MemoryPlan(
         context=context,
         block=block,
@@ -102,7 +106,7 @@ def plan_memory(
         weights=weights,
         cache=cache,
         least_cache=one,
-        working=batch_tokens * token + 2 * sequences * logits + head,  # logits, and their logarithms
+        working=working,
         runtime=RUNTIME_CARD if card else RUNTIME + TOKEN * checkpoint.vocabulary,
     )
 
