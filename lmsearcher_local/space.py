@@ -141,10 +141,25 @@ class SearchSpace:
         """The mapping name -> options, as ``SearchSpace`` takes it and as JSON holds it."""
         return {name: list(options) for name, options in zip(self.names, self.options, strict=True)}
 
-    @property
-    def same_options(self) -> bool:
-        """Whether all parameters have the same options in the same order."""
-        return all(places == self._places[0] for places in self._places)
+    @cached_property
+    def ordered(self) -> tuple[bool, ...]:
+        """Of which parameters the options are more than two numbers in order."""
+        return tuple(
+            len(options) > 2
+            and all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in options)
+            and list(options) == sorted(options)  # type: ignore[type-var]
+            for options in self.options
+        )
+
+    @cached_property
+    def alike(self) -> tuple[int, ...]:
+        """For each parameter the number of its set, from 0 on, or -1 where no other has the same options in order.
+
+        Layers of a network, edges of a cell: what is learned of an option in one says something of it in the others.
+        """
+        places = [tuple(position) for position in self._places]
+        sets = [options for options in dict.fromkeys(places) if places.count(options) > 1]
+        return tuple(sets.index(options) if options in sets else -1 for options in places)
 
     @property
     def size(self) -> int:

@@ -219,17 +219,13 @@ def _layout(space: SearchSpace, sizes: tuple[int, ...], counted: int) -> tuple[l
 @lru_cache(maxsize=64)
 def _ordered(space: SearchSpace) -> list[bool]:
     """Of which positions the options are numbers in order."""
-    found = []
-    for options in space.options:
-        numbers = all(isinstance(o, (int, float)) and not isinstance(o, bool) for o in options)
-        found.append(len(options) > 2 and numbers and list(options) == sorted(options))  # type: ignore[type-var]
-    return found
+    return list(space.ordered)
 
 
 @lru_cache(maxsize=64)
 def _counted(space: SearchSpace) -> bool:
     """Whether all positions offer the same options, so that it means something how often each of them occurs."""
-    return len(space.options) > 1 and space.same_options
+    return len(space.options) > 1 and set(space.alike) == {0}
 
 
 @lru_cache(maxsize=4096)  # one for each refit of some hundred searches that ask together; each is small
