@@ -67,6 +67,27 @@ def write_model(
     model.to(dtype).save_pretrained(folder)
 
 
+def write_compact(folder: Path, layers: int = 2, intermediate: int = 384, seed: int = 0) -> None:
+    """Write a plain Llama of random weights that reads rows, in the sizes of the bundled one but for its layers."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=192,
+        hidden_size=128,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        dtype=torch.float32,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model.lm_head.weight.data.mul_(20)  # random weights of the usual size answer nearly uniformly
+    model.save_pretrained(folder)
+    (folder / "lmsearcher.json").write_text('{"codec": "compact"}\n')
+
+
 def published(name: str) -> dict[str, Any]:
     """``config.json`` of Llama 3.1 8B, Llama 3.2 3B or 1B, as published, or of a ``tiny`` one of their kind.
 

@@ -8,7 +8,7 @@ from copy import copy
 
 import numpy as np
 
-from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.engine.base import Engine, Question, prefix_key
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.ranking import Ranker, Ranking, Task
@@ -91,7 +91,7 @@ class _Watched(Engine):
         answers: list[np.ndarray] = []
         while (start := len(answers)) < len(questions):
             end = min(start + BATCH, len(questions))
-            while end < len(questions) and questions[end].prefix == questions[end - 1].prefix:
+            while end < len(questions) and prefix_key(questions[end].prefix) == prefix_key(questions[end - 1].prefix):
                 end += 1  # questions of one prefix may share a constant, within one call only
             answers += self._engine.log_probs(questions[start:end])
             if len(questions) > BATCH:  # else it is over at once

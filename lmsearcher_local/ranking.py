@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
+from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Prefix, Question, with_path
 from lmsearcher_local.errors import EngineError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.prompt.base import Codec
@@ -109,7 +109,8 @@ class Ranker:
         scale = temperature or 1.0
         finals, _ = self._finals(tasks, scale)
         tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in finals]
-        prompts = [self._prompt(*pair) if pair[1].branches else [] for pair in zip(finals, tries, strict=True)]
+        pairs = zip(finals, tries, strict=True)
+        prompts: list[Prefix] = [self._prompt(task, trie) if trie.branches else [] for task, trie in pairs]
         left = [tuple(range(trie.size)) for trie in tries]
         log_probs = [0.0] * len(finals)
         while going := [i for i, leaves in enumerate(left) if len(leaves) > 1]:
@@ -172,7 +173,7 @@ class Ranker:
             rankings = _rankings(tasks, tries, answers, temperature)
         return rankings
 
-    def _prompt(self, task: Task, trie: TokenTrie) -> list[int]:
+    def _prompt(self, task: Task, trie: TokenTrie) -> Prefix:
         """The task's prompt, which leaves room for the answers."""
         prompt = self.codec.prompt(*task)
         longest = len(prompt) + max(len(branch.path) for branch in trie.branches)
@@ -184,7 +185,7 @@ class Ranker:
         return prompt
 
     def _again(
-        self, branches: Sequence[tuple[list[int], Branch]], answers: Sequence[np.ndarray], close: Sequence[bool]
+        self, branches: Sequence[tuple[Prefix, Branch]], answers: Sequence[np.ndarray], close: Sequence[bool]
     ) -> list[np.ndarray]:
         """The answers, but those that are close asked again cold, where the engine is not exact."""
         settled = list(answers)
@@ -197,10 +198,10 @@ class Ranker:
         self.repeated += len(repeated)
         return settled
 
-    def _ask(self, branches: Sequence[tuple[list[int], Branch]], cold: bool = False) -> list[np.ndarray]:
+    def _ask(self, branches: Sequence[tuple[Prefix, Branch]], cold: bool = False) -> list[np.ndarray]:
         """For each branch behind its prompt the log-probabilities of its tokens, from one engine call."""
         questions = [
-            Question([*prompt, *branch.path], branch.tokens[start : start + MAX_TOKENS])
+            Question(with_path(prompt, branch.path), branch.tokens[start : start + MAX_TOKENS])
             for prompt, branch in branches
             for start in range(0, len(branch.tokens), MAX_TOKENS)
         ]

@@ -1,36 +1,17 @@
 """Real vLLM where things go wrong: failures inside a step, sleep, a second engine, ids that no model has."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from broken_steps import failing, limited
 
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.throughput import fresh_tasks
-
-LIMIT = 120  # seconds; what it stops would otherwise never end
-
-
-@contextmanager
-def limited() -> Iterator[None]:
-    """A time limit that ends a loop of vLLM's as well."""
-
-    def stop(*_: object) -> None:
-        raise AssertionError(f"no end within {LIMIT} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +30,6 @@ def questions() -> list[Question]:
         Question(codec.prompt(*task), [token for [token] in codec.answers(task.space, task.pool)])
         for task in fresh_tasks(np.random.default_rng(0), 3, 40, 10)
     ]
-
-
-def failing(engine: VLLMEngine, name: str, error: BaseException, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a method of vLLM's model runner raise once, before or after it did its work."""
-    runner = engine._llm.llm_engine.model_executor.driver_worker.worker.model_runner
-    whole: Callable[..., Any] = getattr(runner, name)
-
-    def once(*args: Any, **options: Any) -> Any:
-        monkeypatch.undo()
-        if late:
-            whole(*args, **options)
-        raise error
-
-    monkeypatch.setattr(runner, name, once)
 
 
 @pytest.mark.parametrize(

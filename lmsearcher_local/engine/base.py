@@ -1,7 +1,7 @@
-"""The one engine primitive: log-probabilities of named tokens at the next position after a token prefix."""
+"""The one engine primitive: log-probabilities of named tokens at the next position after a prefix."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,19 +12,44 @@ from lmsearcher_local.errors import EngineError
 MAX_TOKENS = 128  # vLLM returns at most this many named log-probabilities a request
 
 
-class Question(NamedTuple):
-    """Ask for the log-probabilities of ``tokens`` (at most 128 ids) at the position after ``prefix``."""
+Prefix = Sequence[int] | np.ndarray
+"""Token ids, or rows: float32 ``[positions, width]``, which stand where embeddings of tokens would."""
 
-    prefix: Sequence[int]
+
+class Question(NamedTuple):
+    """Ask for the log-probabilities of ``tokens`` (at most 128 ids) at the position after ``prefix``.
+
+    The prefixes of one call are of one kind: all of token ids, or all of rows.
+    """
+
+    prefix: Prefix
     tokens: Sequence[int]
+
+
+def prefix_key(prefix: Prefix) -> Hashable:
+    """Equal for prefixes of equal content, and for no others."""
+    return (prefix.shape, prefix.tobytes()) if isinstance(prefix, np.ndarray) else tuple(prefix)
+
+
+def with_path(prefix: Prefix, path: Sequence[int]) -> Prefix:
+    """The prefix, and the tokens ``path`` behind it.
+
+    Raises:
+        EngineError: tokens behind rows.
+    """
+    if not isinstance(prefix, np.ndarray):
+        return [*prefix, *path]
+    if path:
+        raise EngineError(f"behind rows an answer is one token; {len(path)} stand before the one asked about")
+    return prefix
 
 
 class Engine(ABC):
     """A loaded model.
 
-    ``max_length`` is the longest prefix, in tokens, that a question may have. ``noise`` bounds, in nats, how much the
-    gap between two tokens of one question may differ from that of :meth:`log_probs_cold`. ``can_sleep`` says whether
-    the model's memory can leave the card for a while, ``is_asleep`` whether it has.
+    ``max_length`` is the longest prefix, in tokens or rows, that a question may have. ``noise`` bounds, in nats, how
+    much the gap between two tokens of one question may differ from that of :meth:`log_probs_cold`. ``can_sleep`` says
+    whether the model's memory can leave the card for a while, ``is_asleep`` whether it has.
     """
 
     max_length: int
@@ -44,7 +69,7 @@ class Engine(ABC):
 
         Questions of equal prefix that follow each other share their constant, as one question of many tokens.
         """
-        groups = groupby(questions, key=lambda question: tuple(question.prefix))
+        groups = groupby(questions, key=lambda question: prefix_key(question.prefix))
         return [answer for _, group in groups for answer in self.log_probs(list(group))]
 
     def sleep(self) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from lmsearcher_local.adapter import merge
 from lmsearcher_local.checkpoint import Checkpoint
-from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.engine.base import Engine, Prefix, Question
+from lmsearcher_local.engine.checks import check_prefixes, check_tokens
 from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.engine.prefixes import shared_beginnings
 from lmsearcher_local.errors import EngineError
@@ -37,6 +38,8 @@ class TransformersEngine(Engine):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._table: Any = None  # of a call behind rows: its distinct rows, on the device
         self.max_length = checkpoint.context
         try:
             with preserved_host():
@@ -71,7 +74,10 @@ class TransformersEngine(Engine):
         Values of one prefix are right up to one constant, which renormalising takes out. Beginnings that many prefixes
         share are computed once.
         """
-        keys = [np.asarray(question.prefix, dtype=">u4").tobytes() for question in questions]  # sort as numbers do
+        check_tokens([question.tokens for question in questions], self._checkpoint)
+        check_prefixes([question.prefix for question in questions], self._checkpoint, self.max_length)
+        numbers = self._numbered([question.prefix for question in questions])
+        keys = [np.asarray(prefix, dtype=">u4").tobytes() for prefix in numbers]  # sort as numbers do
         wanted: dict[bytes, dict[int, int]] = {}  # for each prefix the tokens asked about and their place in the answer
         for key, question in zip(keys, questions, strict=True):
             places = wanted.setdefault(key, {})
@@ -119,6 +125,22 @@ class TransformersEngine(Engine):
         del self.model
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
+
+    def _numbered(self, prefixes: Sequence[Prefix]) -> Sequence[Sequence[int]]:
+        """Each prefix as numbers: token ids, or where its rows stand in the table of all distinct rows."""
+        self._table = None
+        rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
+        if not rows:
+            return prefixes
+        whole = np.ascontiguousarray(np.concatenate(rows))
+        _, first, numbers = np.unique(whole.view(f"V{whole[0].nbytes}"), return_index=True, return_inverse=True)
+        self._table = self._torch.from_numpy(whole[first]).to(self.model.device, self.model.dtype)
+        return np.split(numbers.ravel(), np.cumsum([len(prefix) for prefix in rows])[:-1])
+
+    def _given(self, numbers: np.ndarray) -> dict[str, Any]:
+        """What the model is given for numbers ``[batch, length]``: the ids themselves, or their rows."""
+        ids = self._torch.from_numpy(numbers).to(self.model.device)
+        return {"input_ids": ids} if self._table is None else {"inputs_embeds": self._table[ids]}
 
     @property
     def _kind(self) -> str:
@@ -247,21 +269,19 @@ class TransformersEngine(Engine):
 
     def _cached(self, tokens: np.ndarray, cache: Any) -> None:
         """Append the keys and values of ``tokens`` to a cache."""
-        self.model.base_model(
-            input_ids=self._torch.from_numpy(tokens).to(self.model.device), past_key_values=cache, use_cache=True
-        )
+        self.model.base_model(**self._given(tokens), past_key_values=cache, use_cache=True)
 
     def _next(self, tokens: np.ndarray, rows: Sequence[int], places: Sequence[int] | np.ndarray, **options: Any) -> Any:
         """The last hidden states ``[len(rows), size]`` at those rows and places of ``tokens`` ``[batch, length]``.
 
         Of a model whose head is not plain, the logits ``[len(rows), vocabulary]`` in their stead.
         """
-        ids = self._torch.from_numpy(tokens).to(self.model.device)
+        given = self._given(tokens) | options
         if self._plain:
-            return self.model.base_model(input_ids=ids, **options).last_hidden_state[rows, places]
+            return self.model.base_model(**given).last_hidden_state[rows, places]
         kept, index = np.unique(places, return_inverse=True)
         wanted = self._torch.from_numpy(kept).to(self.model.device)
-        return self.model(input_ids=ids, logits_to_keep=wanted, **options).logits[rows, index]
+        return self.model(**given, logits_to_keep=wanted).logits[rows, index]
 
 
 def _loaded(checkpoint: Checkpoint) -> Any:

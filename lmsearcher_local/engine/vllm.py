@@ -12,7 +12,8 @@ import numpy as np
 
 from lmsearcher_local.adapter import RANKS
 from lmsearcher_local.checkpoint import Checkpoint
-from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Question
+from lmsearcher_local.engine.base import Engine, Prefix, Question
+from lmsearcher_local.engine.checks import check_prefixes, check_tokens
 from lmsearcher_local.engine.host import preserved_host
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
@@ -33,7 +34,7 @@ class VLLMEngine(Engine):
         longest: tokens of the longest question, answer included; ``None`` is all that the checkpoint reads.
         cache_bytes: of keys and values, in place of the plan's own.
 
-    ``plan`` is the memory it is loaded with. ``prompt_tokens`` counts the tokens of all prompts so far,
+    ``plan`` is the memory it is loaded with. ``prompt_tokens`` counts the tokens or rows of all prompts so far,
     ``computed_tokens`` those of them that were not in the prefix cache.
 
     Raises:
@@ -145,22 +146,19 @@ class VLLMEngine(Engine):
         finally:
             VLLMEngine._open = None
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
-        """vLLM's own outputs for token prompts, each with its ``SamplingParams``.
+    def generate(self, prompts: Sequence[Prefix], params: Sequence[Any]) -> list[Any]:
+        """vLLM's own outputs for prompts of tokens or of rows, each with its ``SamplingParams``.
 
         Raises:
             EngineError: the engine is asleep, a prompt does not fit the model, or vLLM fails.
         """
-        from vllm import TokensPrompt
-
         if VLLMEngine._open is not self:
             raise EngineError("the engine is closed")
         if self.is_asleep:
             raise EngineError("the model is asleep; wake it up first")
-        for prompt in prompts:
-            self._check(prompt)
+        check_prefixes(prompts, self._checkpoint, self.max_length)
         self._recover()
-        inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        inputs = [_prompt(prompt) for prompt in prompts]
         self._failed = True
         try:
             outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False, lora_request=self._lora)
@@ -168,7 +166,7 @@ class VLLMEngine(Engine):
             raise EngineError(f"vLLM failed at a question ({_reason(error)})") from error
         self._failed = False
         self.prompt_tokens += sum(map(len, prompts))
-        self.computed_tokens += sum(len(output.prompt_token_ids) - output.num_cached_tokens for output in outputs)
+        self.computed_tokens += sum(map(len, prompts)) - sum(output.num_cached_tokens for output in outputs)
         return outputs
 
     def forget(self) -> None:
@@ -179,9 +177,7 @@ class VLLMEngine(Engine):
     def _log_probs(self, questions: Sequence[Question], cold: bool = False) -> list[np.ndarray]:
         from vllm import SamplingParams
 
-        for _, tokens in questions:
-            if not 0 < len(tokens) <= MAX_TOKENS or min(tokens) < 0 or max(tokens) >= self._checkpoint.vocabulary:
-                raise EngineError(f"a question names 1 to {MAX_TOKENS} of {self._checkpoint.vocabulary:,} token ids")
+        check_tokens([tokens for _, tokens in questions], self._checkpoint)
         params = [
             SamplingParams(
                 max_tokens=1,
@@ -199,13 +195,6 @@ class VLLMEngine(Engine):
             answers.append(np.array([named[token].logprob for token in tokens], dtype=np.float64))
         return answers
 
-    def _check(self, prompt: Sequence[int]) -> None:
-        """vLLM checks token ids only beside a tokenizer; on a GPU one out of range ends the process's use of it."""
-        if not 0 < len(prompt) <= self.max_length:
-            raise EngineError(f"a prompt has {len(prompt):,} tokens; this engine reads 1 to {self.max_length:,}")
-        if min(prompt) < 0 or max(prompt) >= self._checkpoint.vocabulary:
-            raise EngineError(f"a prompt holds a token id that is none of the model's {self._checkpoint.vocabulary:,}")
-
     def _recover(self) -> None:
         """After a failure inside a step: drop what is left of its questions, or start anew.
 
@@ -218,11 +207,10 @@ class VLLMEngine(Engine):
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
             whole = self._llm.reset_prefix_cache() and not engine.has_unfinished_requests()
             if whole:  # a question of one token, whose own block is never full
-                from vllm import SamplingParams, TokensPrompt
+                from vllm import SamplingParams
 
                 params = SamplingParams(max_tokens=1, detokenize=False)
-                prompt = TokensPrompt(prompt_token_ids=[0])
-                self._llm.generate([prompt], params, use_tqdm=False, lora_request=self._lora)
+                self._llm.generate([_prompt([0])], params, use_tqdm=False, lora_request=self._lora)
         except Exception:
             whole = False
         if not whole:
@@ -284,6 +272,7 @@ class VLLMEngine(Engine):
                 kv_cache_memory_bytes=self.plan.cache,
                 gpu_memory_utilization=0.01,  # of a card, and all of that must be free at the start whatever the bytes
                 enable_prefix_caching=True,
+                enable_prompt_embeds=checkpoint.profile.codec == "compact",
                 enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
                 enable_sleep_mode=self.can_sleep,
                 disable_log_stats=True,
@@ -319,6 +308,16 @@ class VLLMEngine(Engine):
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
             gc.collect()
+
+
+def _prompt(prefix: Prefix) -> Any:
+    """As vLLM takes it. Its prefix cache knows rows by their bytes, a hash of those of each block."""
+    from torch import from_numpy
+    from vllm import TokensPrompt
+
+    if isinstance(prefix, np.ndarray):
+        return {"prompt_embeds": from_numpy(np.array(prefix))}  # a copy: torch warns of what cannot be written
+    return TokensPrompt(prompt_token_ids=list(prefix))
 
 
 def _reason(error: Exception) -> str:
