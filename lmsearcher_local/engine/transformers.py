@@ -77,7 +77,7 @@ class TransformersEngine(Engine):
         check_tokens([question.tokens for question in questions], self._checkpoint)
         check_prefixes([question.prefix for question in questions], self._checkpoint, self.max_length)
         numbers = self._numbered([question.prefix for question in questions])
-        keys = [np.asarray(prefix, dtype=">u4").tobytes() for prefix in numbers]  # sort as numbers do
+        keys = [prefix.astype(">u4").tobytes() for prefix in numbers]  # sort as numbers do
         wanted: dict[bytes, dict[int, int]] = {}  # for each prefix the tokens asked about and their place in the answer
         for key, question in zip(keys, questions, strict=True):
             places = wanted.setdefault(key, {})
@@ -126,16 +126,17 @@ class TransformersEngine(Engine):
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
 
-    def _numbered(self, prefixes: Sequence[Prefix]) -> Sequence[Sequence[int]]:
+    def _numbered(self, prefixes: Sequence[Prefix]) -> list[np.ndarray]:
         """Each prefix as numbers: token ids, or where its rows stand in the table of all distinct rows."""
         self._table = None
         rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
         if not rows:
-            return prefixes
+            return [np.array(prefix) for prefix in prefixes]
         whole = np.ascontiguousarray(np.concatenate(rows))
         _, first, numbers = np.unique(whole.view(f"V{whole[0].nbytes}"), return_index=True, return_inverse=True)
         self._table = self._torch.from_numpy(whole[first]).to(self.model.device, self.model.dtype)
-        return np.split(numbers.ravel(), np.cumsum([len(prefix) for prefix in rows])[:-1])
+        ends = np.cumsum([len(prefix) for prefix in rows])
+        return [numbers.ravel()[end - len(prefix) : end] for prefix, end in zip(rows, ends, strict=True)]
 
     def _given(self, numbers: np.ndarray) -> dict[str, Any]:
         """What the model is given for numbers ``[batch, length]``: the ids themselves, or their rows."""
