@@ -151,6 +151,8 @@ def load_checkpoint(
     folder = BUNDLED if path is None else Path(path)
     for named in (folder, Path(base or folder)):
         _check_folder(named)
+    # vLLM may load it once more, when an objective in this process has changed the working folder.
+    folder, base = folder.absolute(), base and Path(base).absolute()
     if is_adapter(folder) and base is None:
         raise CheckpointError(
             f"{folder} is a LoRA adapter, no whole checkpoint; name the folder that it was trained on with --base,"

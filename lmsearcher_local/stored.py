@@ -113,8 +113,8 @@ def _parted(source: str) -> tuple[str, str]:
 
 def _storage(place: str) -> BaseStorage | str:
     if "://" in place:
-        file = Path(place.removeprefix("sqlite:///"))
-        if place.startswith("sqlite:///") and not file.exists():  # SQLite would make it
+        file = _database(place)
+        if file and not Path(file.removeprefix("file:")).exists():  # SQLite would make it
             raise StudyError(f"there is no database {file}")
         return place
     journal = Path(place) / JOURNAL if Path(place).is_dir() else Path(place)
@@ -132,13 +132,24 @@ def _storage(place: str) -> BaseStorage | str:
 def absolute_url(storage: str) -> str:
     """The storage's URL with an absolute path, where it names a file."""
     from sqlalchemy.engine import make_url
+
+    file = _database(storage)
+    if not file:
+        return storage
+    kind = "file:" if file.startswith("file:") else ""  # a URI of SQLite's own
+    whole = kind + os.path.abspath(file.removeprefix(kind))
+    return make_url(storage).set(database=whole).render_as_string(hide_password=False)
+
+
+def _database(storage: str) -> str:
+    """The file of a storage's URL, as it is written there; empty where it names none."""
+    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         url = make_url(storage)
     except ArgumentError:  # whoever opens it says so
-        return storage
-    file = url.database
-    if not url.drivername.startswith("sqlite") or not file or file == ":memory:" or file.startswith("file:"):
-        return storage
-    return url.set(database=os.path.abspath(file)).render_as_string(hide_password=False)
+        return ""
+    file = url.database or ""
+    remote = not url.drivername.startswith("sqlite") or file.startswith("file://")
+    return "" if remote or ":memory:" in file else file

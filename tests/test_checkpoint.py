@@ -57,6 +57,14 @@ def test_the_published_layout_is_described(copy: Path) -> None:
     assert load_checkpoint(copy).identity != checkpoint.identity
 
 
+def test_its_paths_do_not_depend_on_the_working_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.parent)
+    found = load_checkpoint(copy.name)
+    monkeypatch.chdir("/")
+    assert found.path == copy
+    assert all(file.exists() for file in found.weights)
+
+
 def test_shards_are_all_needed(copy: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))

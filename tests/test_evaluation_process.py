@@ -32,8 +32,9 @@ from lmsearcher_local.study import run
 
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(4)})
 with load_ranker(engine="vllm") as ranker:
-    for goal in FunctionObjective("goals:writes_environment"), CommandObjective(sys.argv[1], SPACE):
-        result = run(goal, SPACE, ranker, out=goal.name.split()[0], trials=7)
+    goals = FunctionObjective("goals:writes_environment"), CommandObjective(sys.argv[1], SPACE)
+    for out, goal in zip(("function", "command", "group"), (*goals, FunctionObjective("goals:joins_a_group"))):
+        result = run(goal, SPACE, ranker, out=out, trials=7)
         assert all(trial.value is not None for trial in result.trials), result
 """
 

@@ -62,15 +62,15 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_in_this_process(tmp_path: Path, wanted: Result) -> None:
     """With paths as a user writes them, stopped in the middle and resumed."""
-    url = "sqlite:///studies.db"
-    for storage in (None, url):
-        out = f"out{bool(storage)}"
+    for i, storage in enumerate((None, "sqlite:///studies.db", "sqlite:///file:uri.db?uri=true")):
+        out = f"out{i}"
         os.chdir(tmp_path)
         search(out, InProcess(rude), TRIALS // 2, storage=storage)
         os.chdir(tmp_path)
         assert search(out, InProcess(rude), storage=storage, resume=True) == wanted
         assert {RESULTS, TABLE} <= {file.name for file in (tmp_path / out).iterdir()}
     assert (tmp_path / "studies.db").exists()
+    assert (tmp_path / "uri.db").exists()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -29,7 +30,7 @@ from lmsearcher_local.plan import Plan, identity
 from lmsearcher_local.report import page_of
 from lmsearcher_local.results import Result
 from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL, PLAN, shown, stored_study
+from lmsearcher_local.stored import JOURNAL, PLAN, STUDY, shown, stored_study
 from lmsearcher_local.study import RUNS, open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -309,3 +310,14 @@ def test_no_message_shows_a_password(tmp_path: Path) -> None:
             with pytest.raises(StudyError, match=r"cannot open the storage \w+://me:\*\*\*@host/db") as raised:
                 attempt()
             assert "cret" not in str(raised.value)
+
+
+def test_a_page_about_a_url_is_called_after_its_study(tmp_path: Path) -> None:
+    url = f"sqlite+pysqlite:///file:{tmp_path}/studies.db?uri=true&password=secret"
+    search(tmp_path / "mine", storage=url)
+    page = page_of(url)
+    assert re.search("<title>mine-[0-9a-f]{8}", page)
+    assert "secret" not in page
+    assert "secret" not in (tmp_path / "mine" / STUDY).read_text()
+    with pytest.raises(StudyError, match="there is no database file:/nowhere$"):
+        page_of("sqlite:///file:/nowhere?uri=true&password=secret")
