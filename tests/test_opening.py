@@ -319,5 +319,5 @@ def test_a_page_about_a_url_is_called_after_its_study(tmp_path: Path) -> None:
     assert re.search("<title>mine-[0-9a-f]{8}", page)
     assert "secret" not in page
     assert "secret" not in (tmp_path / "mine" / STUDY).read_text()
-    with pytest.raises(StudyError, match="there is no database file:/nowhere$"):
+    with pytest.raises(StudyError, match=r"there is no database file:/nowhere$"):
         page_of("sqlite:///file:/nowhere?uri=true&password=secret")
