@@ -28,7 +28,6 @@ from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.files import RESULTS, TABLE
 from lmsearcher_local.folders import read_json
 from lmsearcher_local.memory import plan_memory
-from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.stored import stored_study
 from lmsearcher_local.tables import table as load_table
 
@@ -140,7 +139,7 @@ def times(search: Path, row: Row) -> Row:
 def planned(checkpoint: Path, pool: int = 10) -> Row:
     """What ``doctor`` plans for a search on the processor, and for a ranking of a larger pool."""
     found = load_checkpoint(checkpoint)
-    longest = longest_prompt(found.codec(), load_table(BENCHMARK).space, pool)
+    longest = found.codec().longest_prompt(load_table(BENCHMARK).space, pool)
     return {"planned_bytes": plan_memory(found, longest, card=False).total}
 
 

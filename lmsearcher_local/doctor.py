@@ -45,7 +45,6 @@ def doctor(checkpoint: Path | None, base: Path | None, quantization: str | None,
     from lmsearcher_local.checkpoint import load_checkpoint
     from lmsearcher_local.memory import plan_memory
     from lmsearcher_local.presets.registry import preset as named
-    from lmsearcher_local.prompt.length import longest_prompt
     from lmsearcher_local.quantization import unsupported
 
     found = load_checkpoint(checkpoint, base=base, quantization=quantization)
@@ -53,7 +52,7 @@ def doctor(checkpoint: Path | None, base: Path | None, quantization: str | None,
     installed = {name: _version(name) for name in PACKAGES}
     gpus = _gpus() if installed["torch"] else []
     here = gpus[0] if gpus else _processor()
-    longest = longest_prompt(found.codec(), space, POOL)
+    longest = found.codec().longest_prompt(space, POOL)
     plan = plan_memory(found, longest, card=bool(gpus))
     click.echo(f"Python      {platform.python_version()} on {platform.system()} {platform.machine()}")
     click.echo(f"Processor   {os.cpu_count()} cores, {_of(_processor())}")

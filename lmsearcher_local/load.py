@@ -7,7 +7,6 @@ from pathlib import Path
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Engine
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.quantization import unsupported
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import SearchSpace
@@ -49,7 +48,7 @@ def load_ranker(
     if problem := unsupported(found, engine):
         raise CheckpointError(problem)
     codec = found.codec()
-    longest = longest_prompt(codec, space, pool_size) if space else None
+    longest = codec.longest_prompt(space, pool_size) if space else None
     loaded: Engine
     if engine == "vllm":
         from lmsearcher_local.engine.vllm import VLLMEngine

@@ -11,7 +11,6 @@ from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Prefix, Question, w
 from lmsearcher_local.errors import EngineError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trie import Branch, TokenTrie, log_softmax
 
@@ -223,7 +222,7 @@ class Ranker:
         Raises:
             PromptError: they do not.
         """
-        length = longest_prompt(self.codec, space, pool_size)
+        length = self.codec.longest_prompt(space, pool_size)
         if length > self.engine.max_length:
             raise PromptError(
                 f"{HISTORY_CAP} trials and {min(pool_size, self.codec.max_pool)} candidates of this space make a prompt"

@@ -20,7 +20,6 @@ from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
 from lmsearcher_local.memory import CACHE_FLOOR, STEP, blocks, plan_memory
 from lmsearcher_local.presets.registry import preset
-from lmsearcher_local.prompt.length import longest_prompt
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.throughput import vllm_engine
@@ -111,7 +110,7 @@ def test_the_longest_prompt_is_answered_in_the_least_cache(name: str, geometry: 
     task = Task(SPACE, History(tuple(codes[10:]), tuple(np.linspace(0, 1, 200))), codes[:10])
     with loaded(folder, SPACE, 1) as (ranker, engine):
         assert engine.plan.cache == blocks(engine.plan.context, 32) * 32 * load_checkpoint(folder).token_bytes
-        assert longest_prompt(ranker.codec, SPACE, 10) <= engine.max_length < 2000
+        assert ranker.codec.longest_prompt(SPACE, 10) <= engine.max_length < 2000
         [ranking] = ranker.rank([task])
         assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
         prompt = ranker.codec.prompt(*task)

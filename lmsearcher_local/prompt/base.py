@@ -28,3 +28,11 @@ class Codec(Protocol):
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """For each candidate the token ids that name it as the answer."""
         ...
+
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        """Length of the longest question that a search in a space asks, answer included.
+
+        Raises:
+            PromptError: the codec cannot show this space.
+        """
+        ...

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from lmsearcher_local.errors import PromptError
-from lmsearcher_local.history import History, normal_scores, shown
+from lmsearcher_local.history import HISTORY_CAP, History, normal_scores, shown
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import process
 
@@ -54,6 +54,11 @@ class CompactCodec:
     def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
         """The alias of each candidate."""
         return [[FIRST_ALIAS + k] for k in range(len(pool))]
+
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        """Tokens of the longest question in a space, answer included."""
+        digits = digit_ids(space.sizes, np.zeros((1, len(space.sizes)), dtype=np.int64)).size
+        return 2 + HISTORY_CAP * (digits + 1) + min(pool_size, ALIASES) * (digits + 3) + 1
 
 
 @lru_cache(maxsize=8)  # the groups of a tournament share their history

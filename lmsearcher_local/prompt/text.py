@@ -7,6 +7,7 @@ and the published code).
 import random
 from collections.abc import Sequence
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from lmsearcher_local.errors import CheckpointError
@@ -94,6 +95,17 @@ class TextCodec:
         encoded = self._tokenizer.encode_batch(new, add_special_tokens=False)
         self._answers.update((code, item.ids) for code, item in zip(new, encoded, strict=True))
         return [self._answers[code] for code in pool]
+
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        """Tokens of the longest question that a search in a space asks, answer included.
+
+        That is one behind a full history, of a pool of ``pool_size`` candidates or of as many as one prompt holds.
+        """
+        pool_size = min(pool_size, self.max_pool)
+        codes = space.sample(np.random.default_rng(0), HISTORY_CAP + pool_size)
+        pool, seen = codes[:pool_size], codes[pool_size:]
+        scores = (1.0, 0.0, *[1 / 3] * len(seen))[: len(seen)]  # a third has as many decimals as are shown
+        return len(self.prompt(space, History(tuple(seen), scores), pool)) + max(map(len, self.answers(space, pool)))
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
