@@ -25,7 +25,7 @@ from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.prefilter import KEEP, promise
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Task
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import Surrogate
 from lmsearcher_local.tables import NAMES
 
 CHOICES = {**GROUPS, "nasbench201": tuple(name for name in NAMES if name.startswith("nasbench201-"))}
@@ -97,12 +97,12 @@ def trail(name: str, kind: str, seed: int, n: int) -> list[str]:
 
 def improvement(task: Task) -> np.ndarray:
     """Expected improvement."""
-    return GaussianProcess(task.space, task.history).expected_improvement(task.pool)
+    return Surrogate(task.space, task.history).appraise(task.pool).improvements
 
 
 def bound(deviations: float, task: Task) -> np.ndarray:
     """Mean and some deviations of the Gaussian process."""
-    mean, deviation = GaussianProcess(task.space, task.history).posterior(task.pool)
+    mean, deviation = Surrogate(task.space, task.history).posterior(task.pool)
     return mean + deviations * deviation
 
 

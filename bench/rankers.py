@@ -94,7 +94,7 @@ def surrogate(task: Task) -> np.ndarray:
     """Picks what the Gaussian process that makes the pools expects most of."""
     if not len(task.history):
         return blind(task)
-    return process(task.space, task.history).expected_improvement(task.pool)
+    return process(task.space, task.history).appraise(task.pool).improvements
 
 
 def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:

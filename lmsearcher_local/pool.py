@@ -59,14 +59,14 @@ def surrogate(
     if not candidates:
         return []
     gaussian = process(space, history)
-    promise = gaussian.expected_improvement(candidates)
+    promise = gaussian.appraise(candidates).improvements
     for _ in range(CLIMBS):
         top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
         seen = {*exclude, *candidates}
         fresh = [code for code in neighbourhood(space, top, rng) if code not in seen]
         if fresh:
             candidates += fresh
-            promise = np.concatenate([promise, gaussian.expected_improvement(fresh)])
+            promise = np.concatenate([promise, gaussian.appraise(fresh).improvements])
     order = np.argsort(-promise, kind="stable")
     half = (size + 1) // 2
     picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])

@@ -13,7 +13,7 @@ from lmsearcher_local.pool import POLICIES
 from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import believed
+from lmsearcher_local.surrogate import believed, process
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
 
@@ -91,7 +91,7 @@ class Searcher:
 
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
-        history, known = believed(self.space, self.history, [*self._pending]), self._known
+        history, known = believed(process(self.space, self.history), [*self._pending]), self._known
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])

@@ -7,6 +7,7 @@ the same length and is read in one way only.
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
@@ -158,8 +159,9 @@ class SearchSpace:
         Layers of a network, edges of a cell: what is learned of an option in one says something of it in the others.
         """
         places = [tuple(position) for position in self._places]
-        sets = [options for options in dict.fromkeys(places) if places.count(options) > 1]
-        return tuple(sets.index(options) if options in sets else -1 for options in places)
+        shared = [options for options, count in Counter(places).items() if count > 1]
+        numbers = {options: number for number, options in enumerate(shared)}
+        return tuple(numbers.get(options, -1) for options in places)
 
     @property
     def size(self) -> int:

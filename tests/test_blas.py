@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from lmsearcher_local.blas import BLAS, one_thread
 from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import Surrogate
 
 
 def threads() -> set[int]:
@@ -53,7 +53,7 @@ def test_surrogates_in_many_threads_at_once() -> None:
 
     def posterior(_: int) -> bytes:
         start.wait()
-        return np.concatenate([GaussianProcess(space, history).posterior(codes[40:]) for _ in range(5)]).tobytes()
+        return np.concatenate([Surrogate(space, history).posterior(codes[40:]) for _ in range(5)]).tobytes()
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(posterior, range(4)))) == 1

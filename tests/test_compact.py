@@ -23,7 +23,7 @@ from lmsearcher_local.prompt.compact import (
     shown,
 )
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import GaussianProcess
+from lmsearcher_local.surrogate import Surrogate
 
 CODEC = CompactCodec()
 
@@ -65,8 +65,10 @@ def test_hints_are_the_surrogates_order_and_nothing_without_a_history() -> None:
     codes = space.sample(rng, 30)
     history, pool = History(tuple(codes[:20]), tuple(float(code[0]) - int(code[2]) for code in codes[:20])), codes[20:]
     hints = hint_bins(space, history, pool)
-    surrogate = GaussianProcess(space, history)
-    for hint, values in zip(hints.T, (surrogate.posterior(pool)[0], surrogate.expected_improvement(pool)), strict=True):
+    surrogate = Surrogate(space, history)
+    for hint, values in zip(
+        hints.T, (surrogate.posterior(pool)[0], surrogate.appraise(pool).improvements), strict=True
+    ):
         assert hint.min() == 0
         assert (np.diff(hint[np.argsort(-values, kind="stable")]) >= 0).all()
     assert (hint_bins(space, History(), pool) == 0).all()

@@ -29,7 +29,7 @@ from lmsearcher_local.results import Result, result_of
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.study import run
-from lmsearcher_local.surrogate import GaussianProcess, believed
+from lmsearcher_local.surrogate import Surrogate, believed
 from lmsearcher_local.tables import table
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -273,15 +273,15 @@ def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None
 
 def test_pending_codes_are_believed() -> None:
     history = History(("00000", "11111", "22222", "33333", "01230"), (0.0, 4.0, 1.0, -2.0, 3.0))
-    assert believed(SPACE, history, []) == history
-    assert believed(SPACE, History(), ["00000"]) == History()
-    both = believed(SPACE, history, ["11112", "33332"])
+    assert believed(Surrogate(SPACE, history), []) == history
+    assert believed(Surrogate(SPACE, History()), ["00000"]) == History()
+    both = believed(Surrogate(SPACE, history), ["11112", "33332"])
     assert both.codes == (*history.codes, "11112", "33332")
     assert both.scores[:5] == history.scores
     near, far = both.scores[5:]
     assert -2 <= far < near <= 4
-    before = GaussianProcess(SPACE, history).posterior(["11113"])[1]
-    assert GaussianProcess(SPACE, both).posterior(["11113"])[1] < before
+    before = Surrogate(SPACE, history).posterior(["11113"])[1]
+    assert Surrogate(SPACE, both).posterior(["11113"])[1] < before
 
 
 def test_what_is_under_way_changes_what_is_asked() -> None:

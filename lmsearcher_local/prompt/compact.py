@@ -107,8 +107,8 @@ def hint_bins(space: SearchSpace, history: History, pool: Sequence[str]) -> np.n
     """
     if not history.codes or not pool:
         return np.zeros((len(pool), len(HINT_LIMITS)), dtype=np.int64)
-    mean, improvement = process(space, history).appraise(pool).T
-    values = np.column_stack([mean, np.log(improvement + 1e-300)])
+    means, _, improvements = process(space, history).appraise(pool)
+    values = np.column_stack([means, np.log(improvements + 1e-300)])
     gaps = np.minimum((values.max(0) - values) / HINT_LIMITS, 1.0)
     return np.rint((BINS - 1) * np.sqrt(gaps)).astype(np.int64)
 

@@ -127,7 +127,7 @@ def _promising(
 ) -> np.ndarray:
     """``m`` of the rows ``wide`` as a search takes them: all or half by expected improvement, the others at random."""
     known, codes = Task(space, history, scores, wide, np.empty(0)).question()
-    order = np.argsort(-process(space, known).expected_improvement(codes), kind="stable")
+    order = np.argsort(-process(space, known).appraise(codes).improvements, kind="stable")
     best = m if rng.random() < 0.5 else (m + 1) // 2
     return wide[rng.permutation([*order[:best], *rng.permutation(order[best:])[: m - best]])]
 
