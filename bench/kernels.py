@@ -1,7 +1,7 @@
-"""Speed of the kernels and of the transformers engine, each against the plain computation of the same result.
+"""Speed of the kernel and of the transformers engine, each against the plain computation of the same result.
 
 ``python -m bench.kernels --out runs/kernels.jsonl``. Results are compared before anything is timed. On a GPU the Triton
-kernels run, and stand beside their references, too; without one the references are what is shipped.
+kernel runs, and stands beside its reference, too; without one the reference is what is shipped.
 """
 
 import json
@@ -39,14 +39,14 @@ Row = dict[str, Any]
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
 @click.option("--repeats", type=click.IntRange(2), default=5)
 def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
-    """Time every kernel and the transformers engine."""
+    """Time the kernel and the transformers engine."""
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     about = provenance()
     click.echo(f"{'what':40} {'shape':40} {'plain':>10} {'shipped':>10} {'ratio':>6}  of the speed of a copy")
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
-        for row in chain(head_rows(device, repeats), hamming_rows(device, repeats), engine_rows(checkpoint, repeats)):
+        for row in chain(head_rows(device, repeats), engine_rows(checkpoint, repeats)):
             file.write(json.dumps(row | about) + "\n")
             plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
             reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"
@@ -82,32 +82,6 @@ def whole_head(hidden: Tensor, weight: Tensor, questions: list[list[int]]) -> Te
     """What ``restricted_head`` computes, by way of every logit; as many ids in each question."""
     logits = (hidden @ weight.T).float()
     return logits.gather(1, torch.tensor(questions, device=hidden.device)).log_softmax(1).flatten()
-
-
-def hamming_rows(device: str, repeats: int) -> Iterator[Row]:
-    """The nearest codes against all distances at once, and on a GPU against the reference."""
-    for m, n, length, k in ((10_000, 200, 10, 8), (10_000, 1000, 20, 8), (100_000, 200, 20, 16)):
-        torch.manual_seed(0)
-        candidates = torch.randint(5, (m, length), dtype=torch.uint8, device=device)
-        codes = torch.randint(5, (n, length), dtype=torch.uint8, device=device)
-        shipped = partial(lmsearcher_kernels.hamming_topk, candidates, codes, k)
-        plain = {"all distances": partial(all_distances, candidates, codes, k)}
-        if device == "cuda":
-            plain["reference"] = partial(reference.hamming_topk, candidates, codes, k)
-        moved = (m + n) * length + m * k * 16
-        for name, call in plain.items():
-            torch.testing.assert_close(shipped(), call())
-            shape = f"{m} x {n} codes of {length}, k {k}"
-            yield timed(f"hamming_topk, {name}", shape, call, shipped, device, repeats, moved)
-
-
-def all_distances(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """What ``hamming_topk`` computes, by way of the whole matrix of distances."""
-    apart = torch.zeros(len(candidates), len(codes), dtype=torch.int64, device=codes.device)
-    for place in range(codes.shape[1]):
-        apart += candidates[:, place, None] != codes[:, place]
-    distances, indices = apart.sort(dim=1, stable=True)
-    return distances[:, :k], indices[:, :k]
 
 
 def engine_rows(checkpoint: Path | None, repeats: int) -> Iterator[Row]:

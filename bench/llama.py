@@ -86,6 +86,8 @@ def write_compact(folder: Path, layers: int = 2, intermediate: int = 384, seed: 
     model.lm_head.weight.data.mul_(20)  # random weights of the usual size answer nearly uniformly
     model.save_pretrained(folder)
     (folder / "lmsearcher.json").write_text('{"codec": "compact"}\n')
+    (folder / "codec").mkdir()
+    save_file({"pick": torch.randn(1, 128)}, folder / "codec" / "rows.safetensors")
 
 
 def published(name: str) -> dict[str, Any]:

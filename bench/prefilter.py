@@ -16,8 +16,6 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
-from lmsearcher_kernels import hamming_topk
 
 from bench.rankers import search, surrogate
 from bench.tables import FAMILIES, GROUPS, problem
@@ -108,10 +106,10 @@ def bound(deviations: float, task: Task) -> np.ndarray:
 
 def nearest(task: Task) -> np.ndarray:
     """Mean of the nearest evaluated codes' normal scores, weighed by their distance."""
-    candidates, codes = (
-        torch.from_numpy(task.space.array(codes).astype(np.uint8)) for codes in (task.pool, task.history.codes)
-    )
-    distances, indices = (t.numpy() for t in hamming_topk(candidates, codes, min(NEAREST, len(codes))))
+    codes = task.space.array(task.history.codes)
+    apart = np.array([(row != codes).sum(1) for row in task.space.array(task.pool)])
+    indices = apart.argsort(axis=1, kind="stable")[:, :NEAREST]
+    distances = np.take_along_axis(apart, indices, 1)
     weights = np.exp(-distances / SCALE)
     known = normal_scores(np.array(task.history.scores), len(task.history))
     mean: np.ndarray = (weights * known[indices]).sum(1) / weights.sum(1)

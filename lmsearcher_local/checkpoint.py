@@ -26,7 +26,8 @@ BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
 OWN = "own"  # the chat template that the folder brings
-SMALL = ("config.json", "lmsearcher.json", "tokenizer.json")  # files that count beside the weights
+TABLE = "codec/rows.safetensors"  # of a compact checkpoint; not beside the weights, because vLLM loads all that are
+SMALL = ("config.json", "lmsearcher.json", "tokenizer.json", TABLE)  # files that count beside the weights
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
@@ -61,9 +62,10 @@ class Checkpoint:
 
     ``weights`` are its safetensors files; ``quantization`` is the method that vLLM reads them with, as the folder
     names it (``fp8``, ``awq``, ``gptq``, …), or ``None``.
-    ``context`` is the longest prompt, in tokens. ``weight_bytes`` and ``token_bytes`` (keys and values of one token)
-    are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer; ``memory.py`` plans what they take when
-    loaded. ``identity`` is a fingerprint of configuration, profile, tokenizer and weights.
+    ``context`` is the longest prompt, in tokens or rows. ``weight_bytes`` (a codec's table counts) and ``token_bytes``
+    (keys and values of one token) are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer;
+    ``memory.py`` plans what they take when loaded. ``identity`` is a fingerprint of configuration, profile, weights,
+    and tokenizer or codec's table.
     ``adapter`` is what is added to the weights, ``at_load`` how vLLM quantises them (``fp8``), each or ``None``.
     """
 
@@ -209,7 +211,7 @@ def _described(folder: Path, profile: Profile | None = None) -> Checkpoint:
         context=context,
         vocabulary=vocabulary,
         dtype=dtype,
-        weight_bytes=sum(file.stat().st_size for file in weights),
+        weight_bytes=sum(file.stat().st_size for file in [*weights, *folder.glob(TABLE)]),
         token_bytes=token_bytes,
         hidden=hidden,
         intermediate=intermediate,

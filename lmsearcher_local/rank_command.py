@@ -125,17 +125,14 @@ def ranked(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int |
 
 def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator[dict[str, Any] | None]:
     """For each code the evaluated one that differs in the fewest parameters, the first evaluated of several."""
-    import torch
-    from lmsearcher_kernels import hamming_topk
-
     if not len(seen):
         yield from [None] * len(codes)
         return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours, theirs = (torch.from_numpy(space.array(of)).to(device, torch.int32) for of in (codes, seen.codes))
-    changes, places = (found[:, 0].tolist() for found in hamming_topk(ours, theirs, 1))
-    for change, place in zip(changes, places, strict=True):
-        yield {"code": seen.codes[place], "value": seen.scores[place], "changes": change}
+    theirs = space.array(seen.codes)
+    for mine in space.array(codes):
+        changes = (mine != theirs).sum(1)
+        place = int(changes.argmin())
+        yield {"code": seen.codes[place], "value": seen.scores[place], "changes": int(changes[place])}
 
 
 def print_json(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> None:

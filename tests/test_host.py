@@ -1,8 +1,10 @@
 """What a load leaves behind in the process that did it: nothing."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +37,7 @@ from lmsearcher_local.throughput import fresh_tasks
 
 tasks = fresh_tasks(np.random.default_rng(0), 2, 20, 10)
 before = state()
-with load_ranker(engine=sys.argv[1]) as ranker:
+with load_ranker(sys.argv[2], sys.argv[1]) as ranker:
     assert hub.HF_HUB_OFFLINE is False
     for moment in ("load", "ask", "close"):
         after = state()
@@ -55,15 +57,23 @@ print("as before")
 @pytest.mark.parametrize(
     ("engine", "variables"),
     [
-        ("vllm", {"VLLM_LOGGING_LEVEL": "error"}),  # vLLM itself takes it in lower case
+        # vLLM itself takes a level in lower case; torch reads its own when it is imported, here before the load.
+        ("vllm", {"VLLM_LOGGING_LEVEL": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}),
         ("transformers", {}),
     ],
 )
-def test_the_process_is_as_before(engine: str, variables: dict[str, str]) -> None:
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_LOGGING_LEVEL")
+def test_the_process_is_as_before_and_nothing_was_said(
+    engine: str, variables: dict[str, str], llama_folder: Path, tmp_path: Path
+) -> None:
+    for file in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / file).symlink_to(llama_folder / file)
+    config = json.loads((llama_folder / "config.json").read_text())
+    del config["transformers_version"]  # which makes transformers suspect any large tokenizer of Mistral's fault
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY", "VLLM_LOGGING_LEVEL")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     found = subprocess.run(
-        [sys.executable, "-c", SCRIPT, engine],
+        [sys.executable, "-c", SCRIPT, engine, str(tmp_path)],
         env=environment | variables,
         capture_output=True,
         text=True,
@@ -71,3 +81,4 @@ def test_the_process_is_as_before(engine: str, variables: dict[str, str]) -> Non
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout == "as before\n"
+    assert found.stderr == ""

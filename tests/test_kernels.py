@@ -1,4 +1,4 @@
-"""The kernels: Triton (on a GPU, or in its interpreter) and the torch reference against plain numpy."""
+"""The kernel: Triton (on a GPU, or in its interpreter) and the torch reference against plain numpy."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -86,59 +86,13 @@ def test_restricted_head_spoils_only_the_question_with_a_weight_that_is_no_numbe
     torch.testing.assert_close(sound, torch.full((2,), -np.log(2), dtype=torch.float32))
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "length", "options", "k"),
-    [
-        (1, 1, 1, 1, 1),
-        (70, 200, 10, 5, 10),  # more of both than a program holds
-        (33, 65, 7, 2, 65),  # many equal distances, and every code is asked for
-        (3, 130, 300, 256, 3),  # more positions than a byte counts
-        (9, 40, 6, 1000, 4),  # more options than a byte counts
-        (0, 5, 4, 3, 2),
-        (5, 9, 0, 1, 4),  # codes without positions: all equal
-    ],
-)
-def test_hamming_topk_is_a_stable_sort_of_all_distances(
-    run: Run, m: int, n: int, length: int, options: int, k: int
-) -> None:
-    rng = np.random.default_rng(m)
-    dtype = np.uint8 if options <= 256 else np.int32
-    candidates = rng.integers(options, size=(m, length), dtype=dtype)
-    codes = rng.integers(options, size=(n, length), dtype=dtype)
-    apart = (candidates[:, None] != codes[None]).sum(-1)
-    expected = np.argsort(apart, axis=1, kind="stable")[:, :k]
-    tensors = torch.from_numpy(candidates).to(DEVICE), torch.from_numpy(codes).to(DEVICE)
-    distances, indices = run("hamming_topk", *tensors, k)
-    np.testing.assert_array_equal(indices.cpu(), expected)
-    np.testing.assert_array_equal(distances.cpu(), np.take_along_axis(apart, expected, 1))
-
-
-def test_hamming_topk_takes_strided_tensors_and_many_parts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "PAIRS", 100)  # so that few candidates make several parts
-    torch.manual_seed(0)
-    wide = torch.randint(3, (40, 12), dtype=torch.uint8, device=DEVICE)
-    candidates, codes = wide[:, ::2], wide.T.contiguous().T[::3, 6:]
-    distances, indices = run("hamming_topk", candidates, codes, 4)
-    expected = (candidates[:, None] != codes[None]).sum(-1).sort(dim=1, stable=True)
-    torch.testing.assert_close(distances, expected.values[:, :4])
-    torch.testing.assert_close(indices, expected.indices[:, :4])
-
-
 def test_wrong_arguments_are_refused() -> None:
-    hidden, weight, codes = torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(3, 5, dtype=torch.uint8)
+    hidden, weight = torch.zeros(2, 4), torch.zeros(3, 4)
     for questions in ([[0, 3], [1]], [[-1], [1]], [[0]]):
         with pytest.raises(ValueError, match=r"head of 3 rows|do not fit"):
             lmsearcher_kernels.restricted_head(hidden, weight, questions)
     with pytest.raises(ValueError, match="do not fit"):
         lmsearcher_kernels.restricted_head(hidden[:, :3], weight, [[0], [1]])
-    for k in (0, 4):
-        with pytest.raises(ValueError, match="k is from 1"):
-            lmsearcher_kernels.hamming_topk(codes, codes, k)
-    for wrong in ((codes.long(), codes), (codes.float(), codes.float())):
-        with pytest.raises(ValueError, match="integers of one dtype"):
-            lmsearcher_kernels.hamming_topk(*wrong, 1)
-    with pytest.raises(ValueError, match="do not fit"):
-        lmsearcher_kernels.hamming_topk(codes[:, :4], codes, 1)
 
 
 def test_the_package_uses_triton_where_the_tensors_are_on_a_gpu() -> None:
@@ -148,14 +102,12 @@ def test_the_package_uses_triton_where_the_tensors_are_on_a_gpu() -> None:
     assert backend is (gpu if DEVICE == "cuda" else reference)
 
 
-@pytest.mark.parametrize("ones", [(), ("hidden_column", "weight_column"), ("n", "length", "k", "m", "size")], ids=str)
+@pytest.mark.parametrize("ones", [(), ("hidden_column", "weight_column"), ("size",)], ids=str)
 @pytest.mark.parametrize(
     ("name", "types", "blocks"),
     [
         ("_logits", ["*bf16"] * 2 + ["*i64"] * 2 + ["*fp32"] + ["i32"] * 5, [4, 1024]),
         ("_log_softmax", ["*fp32", "*i64"], [128]),
-        ("_nearest", ["*u8"] * 2 + ["*i64"] * 2 + ["i32"] * 4, [16, 32, 64]),
-        ("_nearest", ["*u8"] * 2 + ["*i64"] * 2 + ["i32"] * 4, [1, 1, 64]),
     ],
 )
 def test_kernels_compile_to_gpu_code(

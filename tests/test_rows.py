@@ -1,5 +1,6 @@
 """Prefixes of rows in real vLLM and transformers: they agree, share what is alike, refuse what no model reads."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from broken_steps import failing, limited
 from transformers import LlamaForCausalLM
 
+from lmsearcher_local.bundle import _copy_checkpoint
 from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.checksums import differences, read_checksums
 from lmsearcher_local.engine.base import Engine, Question, prefix_key, with_path
 from lmsearcher_local.engine.transformers import TransformersEngine
 from lmsearcher_local.engine.vllm import VLLMEngine
@@ -174,6 +177,26 @@ def test_a_checkpoint_of_text_reads_no_rows(llama_folder: Path) -> None:
     with pytest.raises(EngineError, match="reads token ids"):
         engine.log_probs([Question(rows(5)[:, :64], TOKENS)])
     engine.close()
+
+
+def test_a_codec_s_table_counts_in_identity_and_memory(rows_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rows_folder, tmp_path / "copy")
+    whole, file = load_checkpoint(copy), copy / "codec" / "rows.safetensors"
+    assert whole.identity == load_checkpoint(rows_folder).identity
+    assert whole.weights == (copy / "model.safetensors",)
+    assert whole.weight_bytes == (copy / "model.safetensors").stat().st_size + file.stat().st_size
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert load_checkpoint(copy).identity != whole.identity
+
+
+def test_a_bundle_s_copy_holds_the_table_and_its_checksum(rows_folder: Path, tmp_path: Path) -> None:
+    _copy_checkpoint(rows_folder, tmp_path / "copy")
+    assert "codec/rows.safetensors" in read_checksums(tmp_path / "copy")
+    assert differences(tmp_path / "copy") == []
+    (tmp_path / "copy" / "codec" / "rows.safetensors").unlink()
+    assert differences(tmp_path / "copy") == ["codec/rows.safetensors: missing"]
 
 
 def test_prefixes_of_equal_content_are_equal() -> None:

@@ -1,4 +1,4 @@
-"""Two kernels that never make their large product: Triton where the tensors are on a GPU, plain torch elsewhere."""
+"""A kernel that never makes its large product: Triton where the tensors are on a GPU, plain torch elsewhere."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -29,30 +29,6 @@ def restricted_head(hidden: Tensor, weight: Tensor, questions: Sequence[Sequence
         if ids and not (min(ids) >= 0 and max(ids) < len(weight)):
             raise ValueError(f"token ids from {min(ids)} to {max(ids)} asked of a head of {len(weight)} rows")
     return _backend(hidden).restricted_head(hidden, weight, questions)
-
-
-def hamming_topk(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` codes nearest to each candidate by Hamming distance; ``[M, N]`` is never made.
-
-    Args:
-        candidates: option indices, integers ``[M, L]``.
-        codes: option indices of the same dtype, ``[N, L]``.
-        k: how many, from 1 to N.
-
-    Returns:
-        Distances in positions and indices into ``codes``, both int64 ``[M, k]``: nearest first, and of equally near
-        codes the one with the lower index.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit, or there are fewer than ``k`` codes.
-    """
-    if candidates.dtype != codes.dtype or candidates.is_floating_point():
-        raise ValueError(f"option indices are integers of one dtype, not {candidates.dtype} and {codes.dtype}")
-    if candidates.ndim != 2 or codes.ndim != 2 or candidates.shape[1] != codes.shape[1]:
-        raise ValueError(f"candidates {tuple(candidates.shape)} and codes {tuple(codes.shape)} do not fit")
-    if not 1 <= k <= len(codes):
-        raise ValueError(f"k is from 1 to the number of codes, {len(codes)}, not {k}")
-    return _backend(candidates).hamming_topk(candidates, codes, k)
 
 
 def _backend(tensor: Tensor) -> ModuleType:

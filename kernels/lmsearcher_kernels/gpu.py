@@ -1,4 +1,4 @@
-"""The kernels in Triton."""
+"""The kernel in Triton."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 TOKENS, COLUMNS = 4, 1024  # of the head, in one step of a program: many small programs, few steps each
-PAIRS = 2048  # distances that one program holds at a time
 
 
 def restricted_head(hidden: Tensor, weight: Tensor, questions: Sequence[Sequence[int]]) -> Tensor:
@@ -74,55 +73,3 @@ def _log_softmax(logits, starts, BLOCK: tl.constexpr):
         place = start + tl.arange(0, BLOCK)
         values = tl.load(logits + place, mask=place < end, other=0.0)
         tl.store(logits + place, values - top - tl.log(total), mask=place < end)
-
-
-def hamming_topk(candidates: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See the package's function of this name."""
-    (m, length), n = candidates.shape, len(codes)
-    distances, indices = torch.empty(2, m, k, dtype=torch.int64, device=candidates.device)
-    slots = triton.next_power_of_2(k)
-    mine = max(1, min(32, PAIRS // slots))
-    if m:
-        # One position of many codes lies together, so that neighbouring threads read neighbouring bytes.
-        columns = candidates.T.contiguous(), codes.T.contiguous()
-        _nearest[(triton.cdiv(m, mine),)](*columns, distances, indices, m, n, length, k, slots, mine, PAIRS // 32)
-    return distances, indices
-
-
-@triton.jit
-def _nearest(
-    candidates, codes, distances, indices, m, n, length, k,
-    SLOTS: tl.constexpr, MINE: tl.constexpr, THEIRS: tl.constexpr,
-):  # fmt: skip
-    """The nearest codes of a few candidates, in one pass over all codes.
-
-    A key is ``distance * n + index``: keys are all different and their order is the order of the answer.
-    """
-    mine = tl.program_id(0) * MINE + tl.arange(0, MINE)
-    slot = tl.arange(0, SLOTS)[None, :]
-    beyond = (length + 1) * tl.cast(n, tl.int64)  # above every key
-    # Slots still free hold keys above all others, each its own; those past k hold one that is never the worst.
-    best = tl.where(slot < k, beyond + slot, -1) + tl.zeros([MINE, 1], tl.int64)
-    for start in range(0, n, THEIRS):
-        theirs = start + tl.arange(0, THEIRS)
-        apart = tl.zeros([MINE, THEIRS], tl.int64)
-        for place in range(length):
-            ours = tl.load(candidates + tl.cast(place, tl.int64) * m + mine, mask=mine < m, other=0)
-            other = tl.load(codes + tl.cast(place, tl.int64) * n + theirs, mask=theirs < n, other=0)
-            apart += (ours[:, None] != other[None, :]).to(tl.int64)
-        keys = tl.where(theirs[None, :] < n, apart * n + theirs[None, :], beyond + SLOTS)
-        nearest = tl.min(keys, 1)
-        worst = tl.max(best, 1)
-        while tl.max((nearest < worst).to(tl.int32), 0) > 0:  # seldom, once the first codes are through
-            better = (nearest < worst)[:, None] & (best == worst[:, None])
-            best = tl.where(better, nearest[:, None], best)
-            keys = tl.where(keys == nearest[:, None], beyond + SLOTS, keys)
-            nearest = tl.min(keys, 1)
-            worst = tl.max(best, 1)
-    best = tl.where(slot < k, best, beyond + SLOTS)
-    for place in range(k):
-        nearest = tl.min(best, 1)
-        at = tl.cast(mine, tl.int64) * k + place
-        tl.store(distances + at, nearest // n, mask=mine < m)
-        tl.store(indices + at, nearest % n, mask=mine < m)
-        best = tl.where(best == nearest[:, None], beyond + SLOTS, best)

@@ -46,6 +46,35 @@ def preserved_host(variables: Mapping[str, str] = MappingProxyType({})) -> Itera
 
 
 @contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without transformers' warnings (it suspects tokenizers of Mistral's fault), unless the user asked for a level."""
+    from transformers.utils import logging as transformers
+
+    before = transformers.get_verbosity()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.set_verbosity(before)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without transformers' progress bars, where no terminal would show them."""
+    from transformers.utils import logging as transformers
+
+    if sys.stderr.isatty():
+        yield
+        return
+    before = transformers.set_tqdm_hook(lambda _, items, options: transformers.EmptyTqdm(*items, **options))
+    try:
+        yield
+    finally:
+        transformers.set_tqdm_hook(before)
+
+
+@contextmanager
 def _environment() -> Iterator[None]:
     before = dict(os.environ)
     try:

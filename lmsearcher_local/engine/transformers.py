@@ -11,7 +11,7 @@ from lmsearcher_local.adapter import merge
 from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import Engine, Prefix, Question
 from lmsearcher_local.engine.checks import check_prefixes, check_tokens
-from lmsearcher_local.engine.host import preserved_host
+from lmsearcher_local.engine.host import preserved_host, without_bars
 from lmsearcher_local.engine.prefixes import shared_beginnings
 from lmsearcher_local.errors import EngineError
 
@@ -42,7 +42,7 @@ class TransformersEngine(Engine):
         self._table: Any = None  # of a call behind rows: its distinct rows, on the device
         self.max_length = checkpoint.context
         try:
-            with preserved_host():
+            with preserved_host(), without_bars():
                 self._load(checkpoint)
         except ImportError as error:
             raise EngineError(

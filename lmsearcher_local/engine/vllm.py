@@ -14,7 +14,7 @@ from lmsearcher_local.adapter import RANKS
 from lmsearcher_local.checkpoint import Checkpoint
 from lmsearcher_local.engine.base import Engine, Prefix, Question
 from lmsearcher_local.engine.checks import check_prefixes, check_tokens
-from lmsearcher_local.engine.host import preserved_host
+from lmsearcher_local.engine.host import preserved_host, without_warnings
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.memory import GB, MemoryPlan, plan_memory
 from lmsearcher_local.quantization import AT_LOAD
@@ -255,29 +255,30 @@ class VLLMEngine(Engine):
         finer = (card or small) and checkpoint.dtype != "float32" and checkpoint.quantization is None
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
-            self._llm = llm(
-                model=str(checkpoint.path),
-                skip_tokenizer_init=not (checkpoint.path / "tokenizer.json").exists(),
-                load_format="safetensors",
-                trust_remote_code=False,
-                dtype=checkpoint.dtype,
-                quantization=AT_LOAD[checkpoint.at_load] if checkpoint.at_load else None,
-                enable_lora=adapter is not None,
-                max_lora_rank=adapter.rank if adapter else RANKS[0],
-                hf_overrides={"head_dtype": "float32"} if finer else None,
-                max_model_len=self.plan.context,
-                max_num_batched_tokens=self.plan.batch_tokens,
-                max_num_seqs=self.plan.sequences,
-                block_size=self.plan.block,
-                kv_cache_memory_bytes=self.plan.cache,
-                gpu_memory_utilization=0.01,  # of a card, and all of that must be free at the start whatever the bytes
-                enable_prefix_caching=True,
-                enable_prompt_embeds=checkpoint.profile.codec == "compact",
-                enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
-                enable_sleep_mode=self.can_sleep,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-            )
+            with without_warnings():
+                self._llm = llm(
+                    model=str(checkpoint.path),
+                    skip_tokenizer_init=not (checkpoint.path / "tokenizer.json").exists(),
+                    load_format="safetensors",
+                    trust_remote_code=False,
+                    dtype=checkpoint.dtype,
+                    quantization=AT_LOAD[checkpoint.at_load] if checkpoint.at_load else None,
+                    enable_lora=adapter is not None,
+                    max_lora_rank=adapter.rank if adapter else RANKS[0],
+                    hf_overrides={"head_dtype": "float32"} if finer else None,
+                    max_model_len=self.plan.context,
+                    max_num_batched_tokens=self.plan.batch_tokens,
+                    max_num_seqs=self.plan.sequences,
+                    block_size=self.plan.block,
+                    kv_cache_memory_bytes=self.plan.cache,
+                    gpu_memory_utilization=0.01,  # of a card; so much must be free at the start whatever the bytes
+                    enable_prefix_caching=True,
+                    enable_prompt_embeds=checkpoint.profile.codec == "compact",
+                    enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
+                    enable_sleep_mode=self.can_sleep,
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                )
             if adapter:  # read and checked now: an error inside a question would leave the question behind
                 self._lora = LoRARequest("adapter", 1, str(adapter.path))
                 self._llm.llm_engine.add_lora(self._lora)
