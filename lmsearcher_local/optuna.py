@@ -22,9 +22,10 @@ from lmsearcher_local.calibration import Choice
 from lmsearcher_local.distributions import distributions, draw, edges, space_of, to_units
 from lmsearcher_local.errors import NothingToPropose, StudyError
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.searcher import Searcher, ask_together
+from lmsearcher_local.searcher import Direction, Searcher, ask_together
 from lmsearcher_local.sharing import Gpu, shares
 from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.trials import Reader
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
 CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
@@ -112,6 +113,7 @@ class LMSearcherSampler(BaseSampler):
         )
         searcher = self._searcher(space or SearchSpace([2]))  # at once, because it checks its arguments
         self._fixed = None if space is None else Group(distributions(space), searcher)
+        self._reader: Reader | None = None  # of the study of which the searcher of the fixed space was told
         self._groups: list[Group] = []  # those of the last trial: mostly the next one's, too
         self._lock = Lock()  # Optuna's n_jobs are threads, and an engine is for one at a time
 
@@ -152,7 +154,7 @@ class LMSearcherSampler(BaseSampler):
             values = {name: value for name, value in values.items() if name in search_space}
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
             # Of processes that picked the same at the same time, the last to write sees it, and picks again.
-            others = _others(study, trial.number)
+            others = _others(self._reader.peek() if self._fixed and self._reader else _all(study), trial.number)
             if not any(_taken(*pick, others) for pick in zip(groups, codes, known, strict=True)):
                 break
         return values
@@ -206,17 +208,19 @@ class LMSearcherSampler(BaseSampler):
 
     def _told(self, study: Study, number: int | None = None, attempt: int = 0) -> tuple[list[Group], list[Known]]:
         """The groups, whose searchers know all trials but the one of that number, and what they know."""
-        trials = _others(study, number)
-        groups = [self._fixed] if self._fixed else [self._group(kinds) for kinds in decompose(trials)]
+        if self._fixed:
+            return [self._fixed], [self._tell_fixed(self._fixed, study, number, attempt)]
+        trials = _others(_all(study), number)
+        groups = [self._group(kinds) for kinds in decompose(trials)]
         self._groups = groups
         known = [Known(encoded(group, trials), set(), set()) for group in groups]
         deepest = {trial.number: i for i, group in enumerate(known) for _, trial in group.trials}
         for i, (group, (coded, codes, varied)) in enumerate(zip(groups, known, strict=True)):
             searcher = group.searcher
             # Groups do not draw the same numbers, and neither do processes after they picked the same.
-            own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
+            own = crc32(" ".join(group.kinds).encode())
             searcher.seed = self._seed + own + attempt * (1 + (number or 0))
-            searcher.direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+            searcher.direction = _direction(study)
             searcher.clear()
             for code, trial in coded:
                 value, behind = _value(trial), trial.state.is_finished() and deepest[trial.number] > i
@@ -233,10 +237,32 @@ class LMSearcherSampler(BaseSampler):
                     varied.add(code)
         return groups, known
 
+    def _tell_fixed(self, group: Group, study: Study, number: int | None, attempt: int) -> Known:
+        """Let the searcher of the fixed space know all trials but the one of that number: what ended since the last
+        time, and what is under way now. Returned is what was not ended the last time."""
+        searcher = group.searcher
+        reader = self._reader
+        if reader is None or (reader.study._storage, reader.study._study_id) != (study._storage, study._study_id):
+            self._reader = reader = Reader(study)
+            searcher.direction = _direction(study)
+            searcher.clear()
+        searcher.seed = self._seed + attempt * (1 + (number or 0))
+        searcher.forget_pending()
+        coded = encoded(group, _others(reader.read(), number))
+        for code, trial in coded:
+            value = _value(trial)
+            if value is not None:
+                searcher.tell(code, value, trial.number)
+            elif trial.state.is_finished():
+                searcher.close(code)
+            else:
+                searcher.begin(code)
+        return Known(coded, set(), set())
+
     @staticmethod
     def _all_taken(group: Group, study: Study) -> bool:
         """Whether every code is; a predicate leaves that to the next trial, as its codes are not counted."""
-        space, trials = group.searcher.space, _others(study, None)
+        space, trials = group.searcher.space, _others(_all(study), None)
         if space.valid is not None or len(trials) < space.size:
             return False
         return len({code for code, _ in encoded(group, trials)}) == space.size
@@ -334,10 +360,18 @@ def again(searcher: Searcher, known: Known, rng: np.random.Generator) -> str | N
     return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
 
 
-def _others(study: Study, number: int | None) -> list[FrozenTrial]:
+def _all(study: Study) -> list[FrozenTrial]:
+    """All trials, the storage's own."""
+    return study.get_trials(deepcopy=False)
+
+
+def _others(trials: Iterable[FrozenTrial], number: int | None) -> list[FrozenTrial]:
     """The trials that count, but the one of that number."""
-    trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
+
+
+def _direction(study: Study) -> Direction:
+    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
 
 
 def _taken(group: Group, code: str, known: Known, trials: Iterable[FrozenTrial]) -> bool:

@@ -14,6 +14,7 @@ from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import believed, process
+from lmsearcher_local.told import Told
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
 
@@ -66,9 +67,7 @@ class Searcher:
         self.pool_size = pool_size
         self.temperature = temperature
         self._policy = POLICIES[policy]
-        self._values: dict[str, list[float]] = {}  # in order of first evaluation
-        self._pending: dict[str, None] = {}  # asked and not yet told, in that order
-        self._closed: set[str] = set()  # failed
+        self.clear()
         self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
         self.choices: list[Choice] = []  # those codes of the last ask that the model picked, and out of what
 
@@ -84,21 +83,18 @@ class Searcher:
         """
         return ask_together([self], n)[0]
 
-    @property
-    def _known(self) -> set[str]:
-        """What is never proposed again."""
-        return {*self._values, *self._pending, *self._closed}
-
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
-        history, known = believed(process(self.space, self.history), [*self._pending]), self._known
+        history = believed(process(self.space, self._told.essential), [*self._pending])
+        known = self._known
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
             if trial < INITIAL or not history.codes:
                 pool = self.space.sample(rng, 1, known)
             else:
-                pool = self._policy(self.space, history, rng, self.pool_size, known | offered)
+                taken = known | offered if offered else known
+                pool = self._policy(self.space, history, rng, self.pool_size, taken)
                 pool = pool or self._policy(self.space, history, rng, self.pool_size, known)
                 offered.update(pool)
             if not pool:
@@ -117,10 +113,14 @@ class Searcher:
             if len(task.pool) > 1 and found == [pick.code]:
                 self.choices.append(Choice(pick.code, tuple(task.pool), float(f"{math.exp(pick.log_prob):.3g}")))
         self._pending.update(dict.fromkeys(codes))
+        self._known.update(codes)
         return codes
 
-    def tell(self, code: str, value: float) -> None:
+    def tell(self, code: str, value: float, number: int | None = None) -> None:
         """Report the value of a code, asked for or not. Told again, the code's score is the mean of its values.
+
+        Args:
+            number: the trial's place in the order of evaluation; by default behind all others.
 
         Raises:
             SpaceError: the code is not of this space.
@@ -131,7 +131,8 @@ class Searcher:
             raise HistoryError(f"the value of {code} is {value!r}; a finite number is needed")
         self._pending.pop(code, None)
         self._closed.discard(code)
-        self._values.setdefault(code, []).append(float(value))
+        self._known.add(code)
+        self._told.tell(code, float(value), number)
 
     def begin(self, code: str) -> None:
         """Note that somebody else evaluates a code: it counts as asked.
@@ -140,8 +141,9 @@ class Searcher:
             SpaceError: the code is not of this space.
         """
         self._check(code)
-        if code not in self._values:
+        if code not in self._told:
             self._pending[code] = None
+            self._known.add(code)
 
     def close(self, code: str) -> None:
         """Rule out a code without a value: its evaluation failed.
@@ -151,7 +153,8 @@ class Searcher:
         """
         self._check(code)
         self._pending.pop(code, None)
-        if code not in self._values:
+        self._known.add(code)
+        if code not in self._told:
             self._closed.add(code)
 
     def _check(self, code: str) -> None:
@@ -161,16 +164,20 @@ class Searcher:
 
     def clear(self) -> None:
         """Forget everything asked, told and closed, for a caller that keeps the state and tells it anew."""
-        self._values.clear()
+        self._told = Told(1.0 if self.direction == "maximize" else -1.0)
+        self._pending: dict[str, None] = {}  # asked and not yet told, in that order
+        self._closed: set[str] = set()  # failed
+        self._known: set[str] = set()  # all of these: never proposed again
+
+    def forget_pending(self) -> None:
+        """Forget what was asked or begun and not yet told, for a caller that says anew what is under way."""
+        self._known.difference_update(self._pending.keys() - self._closed)
         self._pending.clear()
-        self._closed.clear()
 
     @property
     def history(self) -> History:
         """What was told, in order of evaluation, as scores to maximise."""
-        sign = 1.0 if self.direction == "maximize" else -1.0
-        means = {code: sign * (sum(values) / len(values)) for code, values in self._values.items()}
-        return History(tuple(means), tuple(means.values()))
+        return self._told.history
 
     @property
     def best(self) -> tuple[str, float]:
@@ -179,10 +186,9 @@ class Searcher:
         Raises:
             HistoryError: nothing was told yet.
         """
-        if not self._values:
+        if not len(self._told):
             raise HistoryError("nothing was told yet, so nothing is best")
-        code = self.history.best(1).codes[0]
-        return code, sum(self._values[code]) / len(self._values[code])
+        return self._told.best
 
 
 def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:

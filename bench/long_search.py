@@ -1,0 +1,114 @@
+"""How quick a search stays that runs long, and what memory it takes: ``python -m bench.long_search``.
+
+The engine is scripted and the objective a sum, both in this process, so that what is measured is our own work and
+Optuna's. Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its
+results.csv must hold every trial once. Then for each policy one search grows to the last of the numbers of trials; a
+line for each number gives the rate over the last trials before it, the memory of the process, and what of its growth
+Optuna's own trials take: a copy of the study's journal, read by Optuna alone in a process of its own.
+"""
+
+import csv
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
+
+import click
+import numpy as np
+import optuna
+import psutil
+
+from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.files import TABLE
+from lmsearcher_local.objectives.function import InProcess
+from lmsearcher_local.prompt.compact import CompactCodec
+from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.results import Result
+from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.study import run
+
+SPACE = SearchSpace([8] * 8)
+WINDOW = 200  # trials over which a rate is taken
+
+
+class Scripted(Engine):
+    """Answers by a hash of the question."""
+
+    max_length = 4096
+
+    def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        return [self._answer(question) for question in questions]
+
+    @staticmethod
+    def _answer(question: Question) -> np.ndarray:
+        weights = np.random.default_rng(crc32(np.asarray(question.prefix).tobytes())).random(len(question.tokens)) + 0.1
+        return np.asarray(np.log(weights / weights.sum()))
+
+    def close(self) -> None:
+        pass
+
+
+def score(configuration: Configuration) -> float:
+    values = [int(str(value)) for value in configuration.values()]
+    return float(sum(value * (i + 1) for i, value in enumerate(values)) % 101)
+
+
+def search(out: Path, trials: int, policy: str, **options: object) -> Result:
+    return run(InProcess(score), SPACE, Ranker(Scripted(), CompactCodec()), out=out, trials=trials, policy=policy, **options)  # type: ignore[arg-type]
+
+
+def check(policy: str) -> None:
+    """Stopped and resumed it is the uninterrupted one, and its table holds every trial once."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, parts = Path(folder, "whole"), Path(folder, "parts")
+        expected = search(whole, 260, policy)
+        for trials in (120, 121, 260):
+            found = search(parts, trials, policy, resume=True)
+        assert found == expected
+        for out in (whole, parts):
+            with (out / TABLE).open(newline="") as stream:
+                rows = [*csv.DictReader(stream)]
+            assert [(int(row["trial"]), row["code"], float(row["value"])) for row in rows] == [
+                (trial.number, trial.code, trial.value) for trial in expected.trials
+            ]
+
+
+def memory() -> float:
+    """Of this process, in MiB."""
+    gc.collect()
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+def measure(policy: str, marks: Sequence[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        at, starts = memory(), {mark - min(WINDOW, mark - 1): 0.0 for mark in marks}
+
+        def note(result: Result) -> None:
+            done = len(result.trials)
+            if done in starts:
+                starts[done] = time.perf_counter()
+            if done in marks:
+                window = min(WINDOW, done - 1)
+                rate = window / (time.perf_counter() - starts[done - window])
+                print(f"{policy:<10} {done:>7,} {rate:>12.1f} {memory() - at:>10.0f}", flush=True)
+
+        search(Path(folder), max(marks), policy, on_trial=note)
+
+
+@click.command()
+@click.option("--trials", default="1000,5000,20000", help="Numbers of trials at which a line is printed.")
+@click.option("--policies", default="paper,surrogate", help="How pools are made, one search for each.")
+def main(trials: str, policies: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for policy in policies.split(","):
+        check(policy)
+    print(f"{'policy':<10} {'trials':>7} {'trials/s':>12} {'MiB more':>10}   Python {sys.version.split()[0]}")
+    for policy in policies.split(","):
+        measure(policy, [int(number) for number in trials.split(",")])
+
+
+if __name__ == "__main__":
+    main()
