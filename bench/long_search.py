@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import click
@@ -56,8 +57,9 @@ def score(configuration: Configuration) -> float:
     return float(sum(value * (i + 1) for i, value in enumerate(values)) % 101)
 
 
-def search(out: Path, trials: int, policy: str, **options: object) -> Result:
-    return run(InProcess(score), SPACE, Ranker(Scripted(), CompactCodec()), out=out, trials=trials, policy=policy, **options)  # type: ignore[arg-type]
+def search(out: Path, trials: int, policy: str, **options: Any) -> Result:
+    ranker = Ranker(Scripted(), CompactCodec())
+    return run(InProcess(score), SPACE, ranker, out=out, trials=trials, policy=policy, **options)
 
 
 def check(policy: str) -> None:

@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna import Study
@@ -13,11 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.calibration import RANKING
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.files import COLUMNS, replaced
+from lmsearcher_local.files import COLUMNS
 from lmsearcher_local.optuna import KILLED
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import Configuration, Option, SearchSpace
 from lmsearcher_local.stored import PLAN
+from lmsearcher_local.trials import Reader
 
 if TYPE_CHECKING:
     import pandas
@@ -48,10 +50,13 @@ class Trial:
         return dict(self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
     """A search so far: its trials in order, whether the space is used up, how many other trials ended in the study
-    that have no configuration of the space (of another program, which count for nothing), and why it ended early."""
+    that have no configuration of the space (of another program, which count for nothing), and why it ended early.
+
+    ``latest`` are those of the trials that ended since the result before.
+    """
 
     space: SearchSpace
     direction: Direction
@@ -59,18 +64,18 @@ class Result:
     exhausted: bool = False
     foreign: int = 0
     ended: str = ""
+    latest: tuple[Trial, ...] = field(default=(), compare=False, repr=False)
 
-    @property
+    @cached_property
     def evaluated(self) -> int:
         """The number of trials that were not given by a warm start."""
         return sum(not trial.given for trial in self.trials)
 
-    @property
+    @cached_property
     def best(self) -> tuple[str, float] | None:
         """The best code and its value; nothing where no trial has a value."""
-        better = max if self.direction == "maximize" else min
-        values = [(trial.code, trial.value) for trial in self.trials if trial.value is not None]
-        return better(values, key=lambda item: item[1], default=None)
+        best = _best(self.trials, self.direction)
+        return None if best is None else (best.code, best.value)  # type: ignore[return-value]
 
     @property
     def random(self) -> int:
@@ -87,21 +92,52 @@ def result_of(study: Study) -> Result:
     plan = study.user_attrs.get(PLAN)
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
-    return ended(study, SearchSpace(dict(plan["space"])), plan["direction"], {})
+    return Tally(study, SearchSpace(dict(plan["space"])), plan["direction"]).update()
 
 
-def ended(study: Study, space: SearchSpace, direction: Direction, known: dict[int, Trial | None]) -> Result:
-    """The trials that ended, those in ``known`` as they are; the others join it."""
-    trials = []
-    counted = [trial for trial in study.get_trials(deepcopy=False) if KILLED not in trial.user_attrs]
-    for number, trial in enumerate(counted, 1):
-        if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
-            continue
-        if trial.number not in known:
-            known[trial.number] = _trial(number, trial, space)
-        trials.append(known[trial.number])
-    ours = tuple(trial for trial in trials if trial is not None)
-    return Result(space, direction, ours, foreign=len(trials) - len(ours))
+class Tally:
+    """What a search has found so far, without a look at all of it after every trial."""
+
+    def __init__(self, study: Study, space: SearchSpace, direction: Direction) -> None:
+        self._reader = Reader(study)
+        self._killed: list[int] = []  # numbers of trials that do not count
+        self._best: Trial | None = None
+        self._evaluated = 0
+        self._result = self._counted(Result(space, direction, ()))
+
+    def update(self) -> Result:
+        """The result now; the very one of before where no other trial ended."""
+        before, latest, foreign = self._result, [], 0
+        for trial in self._reader.read():
+            if KILLED in trial.user_attrs:
+                insort(self._killed, trial.number)
+            elif trial.state in (TrialState.COMPLETE, TrialState.FAIL):
+                found = _trial(trial.number + 1 - bisect_left(self._killed, trial.number), trial, before.space)
+                latest += [found] if found else []
+                foreign += not found
+        if latest or foreign:
+            trials = (*before.trials, *latest)
+            if before.trials and latest and latest[0].number < before.trials[-1].number:
+                trials = tuple(sorted(trials, key=lambda trial: trial.number))
+            self._evaluated += sum(not trial.given for trial in latest)
+            self._best = _best([*([self._best] if self._best else []), *latest], before.direction)
+            self._result = self._counted(
+                replace(before, trials=trials, foreign=before.foreign + foreign, latest=tuple(latest))
+            )
+        return self._result
+
+    def _counted(self, result: Result) -> Result:
+        """The same, told what it would count itself."""
+        best = self._best and (self._best.code, self._best.value)
+        vars(result).update(evaluated=self._evaluated, best=best)
+        return result
+
+
+def _best(trials: Iterable[Trial], direction: Direction) -> Trial | None:
+    """The best trial that has a value, of equal ones the first."""
+    sign = -1 if direction == "maximize" else 1
+    valued = ((sign * trial.value, trial.number, trial) for trial in trials if trial.value is not None)
+    return min(valued, default=(0, 0, None))[2]
 
 
 def code_of(values: Mapping[str, Any], space: SearchSpace) -> str | None:
@@ -132,22 +168,26 @@ def columns(names: Sequence[str]) -> list[str]:
     return [*COLUMNS, *(f"parameter {name}" if name in COLUMNS else name for name in names)]
 
 
-def rows(result: Result) -> list[list[Any]]:
-    """A row for each trial in order; of a failed one without a value, but with the reason."""
-    names = result.space.names
+def rows(space: SearchSpace, trials: Iterable[Trial]) -> list[list[Any]]:
+    """A row for each trial; of a failed one without a value, but with the reason."""
     return [
-        [trial.number, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in names)]
-        for trial in result.trials
+        [trial.number, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in space.names)]
+        for trial in trials
     ]
 
 
-def write_results(path: Path, result: Result) -> None:
-    """Replace the file by a CSV of all trials, which ``sources.read_history`` reads."""
+def table_of(space: SearchSpace, trials: Iterable[Trial]) -> str:
+    """Lines of a CSV, one for each trial."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(result.space.names))
-    writer.writerows(rows(result))
-    replaced(path, text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows(rows(space, trials))
+    return text.getvalue()
+
+
+def text_of(result: Result) -> str:
+    """A CSV of all trials with its header, which ``sources.read_history`` reads."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(columns(result.space.names))
+    return text.getvalue() + table_of(result.space, result.trials)
 
 
 def dataframe(result: Result) -> "pandas.DataFrame":
@@ -158,4 +198,4 @@ def dataframe(result: Result) -> "pandas.DataFrame":
     """
     import pandas
 
-    return pandas.DataFrame(rows(result), columns=columns(result.space.names))
+    return pandas.DataFrame(rows(result.space, result.trials), columns=columns(result.space.names))

@@ -216,13 +216,11 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
         task = bar.add_task("search", total=trials, speed="", best="-")
         started: int | None = None
         shown: str | None = None
-        failed: set[int] = set()
 
         def show(result: "Result") -> None:
             nonlocal started, shown
             if started is None:
                 started = result.evaluated
-                failed.update(trial.number for trial in result.trials if trial.value is None)
                 bar.reset(task, total=trials, completed=started)
                 if started:
                     done = f"{started} of {counted(trials, 'trial')} are done already"
@@ -235,9 +233,8 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
             seconds = bar.tasks[0].elapsed or 0
             speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
             bar.update(task, completed=result.evaluated, speed=speed, best=best)
-            for trial in result.trials:
-                if trial.value is None and trial.number not in failed:
-                    failed.add(trial.number)
+            for trial in result.latest:
+                if trial.value is None:
                     console.print(
                         f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",
                         markup=False,

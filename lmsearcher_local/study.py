@@ -17,20 +17,22 @@ from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.distributions import distributions
 from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
 from lmsearcher_local.evaluations import Evaluations, are_here
-from lmsearcher_local.files import RESULTS, TABLE, write_history
+from lmsearcher_local.files import RESULTS, TABLE
 from lmsearcher_local.objectives.base import Function, Objective, ProcessObjective
 from lmsearcher_local.objectives.function import FunctionObjective
 from lmsearcher_local.objectives.processes import end_leftovers
 from lmsearcher_local.opening import check_free, claim, created, describe, existing, locked, release
 from lmsearcher_local.optuna import ENQUEUED, KILLED, LMSearcherSampler
+from lmsearcher_local.outputs import Outputs
 from lmsearcher_local.plan import Plan, Values
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.results import OURS, REASON, WARM, Result, Trial, code_of, ended, write_results
+from lmsearcher_local.results import OURS, REASON, WARM, Result, Tally, code_of
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.sharing import Gpu, shares
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.stored import JOURNAL, absolute_url, shown
+from lmsearcher_local.trials import Reader
 
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
@@ -49,8 +51,8 @@ class Search:
         self._study = study
         self._shared = shared  # the folder's lock does not keep others out of the study
         self._claimed: optuna.Study | None = None
+        self._outputs = Outputs(self._out)
         self._kept: Result | None = None
-        self._ended: dict[int, Trial | None] = {}  # by number; trials that ended do not change
 
     def prepare(self, objective: Objective, *, here: bool = True) -> None:
         """Say where the search is and, where evaluations run here, start a process for them.
@@ -126,7 +128,8 @@ class Search:
             ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
         )  # before the study exists: it may refuse
         study = self._started()
-        result = self._found(study)
+        tally, waiting = Tally(study, plan.space, plan.direction), Reader(study)
+        result = tally.update()
         self._keep(result, on_trial)
         runs, counts = [*study.user_attrs.get(RUNS, [])], _counts(ranker)
         begun = result.evaluated < trials
@@ -142,7 +145,7 @@ class Search:
                 if evaluations.blocking:
                     self._keep(result, on_trial)
                 free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
-                for trial in _queued(study, plan.space, free) if free > 0 else ():
+                for trial in _queued(waiting, plan.space, free) if free > 0 else ():
                     evaluations.submit(trial)
                     free -= 1
                 if free > 0 and not ended:
@@ -154,17 +157,22 @@ class Search:
                         evaluations.submit(trial)
                 self._keep(result, on_trial)  # no worker waits for the files
                 if not evaluations.under_way:
+                    self._outputs.close(result)
                     return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
                 try:
                     for trial, found in evaluations.ended():
                         if found.value is None:
                             _fail(study, trial, REASON, found.reason)
                         else:
-                            study.tell(trial.number, found.value)
+                            _end(study, trial, found.value)
                 except LMSearcherError:
-                    self._keep(self._found(study), on_trial)
+                    self._keep(tally.update(), on_trial)
                     raise
-                result = self._found(study)
+                result = tally.update()
+        except BaseException:
+            with suppress(OSError, StorageInternalError):  # the error says what happened, and the storage knows more
+                self._outputs.close(tally.update())
+            raise
         finally:
             evaluations.close()
             if begun:
@@ -193,18 +201,12 @@ class Search:
         if self._claimed is not None:
             release(self._claimed)
 
-    def _found(self, study: optuna.Study) -> Result:
-        return ended(study, self._plan.space, self._plan.direction, self._ended)
-
     def _keep(self, result: Result, on_trial: Callable[[Result], None] | None) -> None:
-        """Write the files and show the result, once."""
+        """Write into the files and show the result, once."""
         if result is self._kept:
             return
+        (self._outputs.write if self._kept is None else self._outputs.add)(result)
         self._kept = result
-        write_history(
-            self._out / RESULTS, [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
-        )
-        write_results(self._out / TABLE, result)
         if on_trial is not None:
             on_trial(result)
 
@@ -290,12 +292,14 @@ def _begin(
     return begun
 
 
-def _queued(study: optuna.Study, space: SearchSpace, n: int) -> list[FrozenTrial]:
+def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
     """Up to ``n`` trials that somebody enqueued, in a dashboard for example, running from now on. Those that do not say
     the whole configuration are left to who enqueued them."""
-    storage, kinds = study._storage, distributions(space)
+    storage, kinds = reader.study._storage, distributions(space)
     begun: list[FrozenTrial] = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    for trial in reader.read():
+        if trial.state != TrialState.WAITING:
+            continue
         code = code_of(trial.system_attrs.get(ENQUEUED, {}), space)
         if code is None or len(begun) == n:
             continue
@@ -344,4 +348,10 @@ def _end_running(study: optuna.Study) -> None:
 
 def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
     study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
-    study.tell(trial.number, state=TrialState.FAIL)
+    _end(study, trial, None)
+
+
+def _end(study: optuna.Study, trial: FrozenTrial, value: float | None) -> None:
+    """Store that a trial ended; not by Study.tell, which in a database looks through all trials for its number."""
+    state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
+    study._storage.set_trial_state_values(trial._trial_id, state, values)

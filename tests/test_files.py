@@ -11,7 +11,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.files import TABLE
-from lmsearcher_local.results import Result, Trial, dataframe, write_results
+from lmsearcher_local.results import Result, Trial, dataframe, text_of
 from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.study import RESULTS, run
@@ -131,7 +131,7 @@ def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
         for i, (code, value, reason) in enumerate(ended, 1)
     )
     result = Result(space, "maximize", trials)
-    write_results(tmp_path / "t.csv", result)
+    (tmp_path / "t.csv").write_text(text_of(result))
     assert read(tmp_path / "t.csv", space) == [("010", 1.5), ("000", 2.5)]
     head = "trial,code,value,reason,parameter value,parameter code,parameter trial"
     assert (tmp_path / "t.csv").read_text().splitlines()[0] == head
