@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.text import TextCodec, message, published_frame
+from lmsearcher_local.ranking import Task as Asked
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.training.data import NAME, write_data_set
 from lmsearcher_local.training.subspaces import draw_pruned_tasks
@@ -47,7 +48,7 @@ def main() -> None:
     [end] = codec.answers(SearchSpace([2]), ["<|eot_id|>"])
     for i, (row, task) in enumerate(zip(loaded, tasks, strict=True)):
         space, history, pool = question(task)
-        prompt = codec.prompt(space, history, pool)
+        prompt = codec.prompt(*Asked.of(space, history, pool))
         [answer] = codec.answers(space, [pool[task.truth.argmax()]])
         assert row["input_ids"] == prompt + answer + end, f"sample {i}: tokens differ"
         assert row["labels"] == [IGNORE_INDEX] * len(prompt) + answer + end, f"sample {i}: labels differ"

@@ -30,8 +30,7 @@ from lmsearcher_local.checksums import SUMS, differences
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.files import RESULTS, TABLE, read_pool
 from lmsearcher_local.history import History
-from lmsearcher_local.prompt.compact import CompactCodec
-from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.report import page_of
 from lmsearcher_local.sources import read_history
 from lmsearcher_local.space import Configuration, SearchSpace
@@ -258,7 +257,7 @@ def _history(path: Path) -> object:
 def _asked(file: Path) -> object:
     """Load the checkpoint's folder, and make the first prompt: what is wrong with a tokenizer may show only then."""
     codec = load_checkpoint(file.parent).codec()
-    return codec.prompt(SPACE, History(CODES[:2], (1.0, 2.0)), CODES[2:]), codec.answers(SPACE, CODES)
+    return codec.prompt(*Task.of(SPACE, History(CODES[:2], (1.0, 2.0)), CODES[2:])), codec.answers(SPACE, CODES)
 
 
 def _trimmed(file: Path) -> object:
@@ -279,7 +278,7 @@ def _search() -> dict[str, bytes]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with TemporaryDirectory() as out:
-        run(score, SPACE, Ranker(Undecided(), CompactCodec()), out=out, trials=12)
+        run(score, SPACE, Ranker(Undecided(), load_checkpoint().codec()), out=out, trials=12)
         return {name: (Path(out) / name).read_bytes() for name in (JOURNAL, RESULTS, TABLE)}
 
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import llama
-from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.checkpoint import TABLE, load_checkpoint
+from lmsearcher_local.engine.base import with_path
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.compact import BOS, VOCABULARY
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trie import TokenTrie
@@ -93,17 +93,14 @@ def write_sane(folder: Path) -> None:
     llama.write_model(whole, layers=1)
     trim_checkpoint(load_checkpoint(whole), folder / "text", lambda _: None)
     shutil.rmtree(whole)
-    shutil.copytree(folder / "text", folder / "compact", ignore=shutil.ignore_patterns("*token*"))
-    (folder / "compact" / "lmsearcher.json").write_text('{"codec": "compact"}')
+    llama.write_compact(folder / "compact", layers=1)
+    table = load_file(folder / "compact" / TABLE)
+    table["pick"][:, 0] = FIRST
+    save_file(table, folder / "compact" / TABLE)
     _configure(folder / "text")
-    _configure(folder / "compact", vocab_size=VOCABULARY, bos_token_id=BOS, eos_token_id=None)
-    rng = torch.Generator().manual_seed(0)
     for codec in CODECS:
         file = folder / codec / "model.safetensors"
         tensors = load_file(file)
-        for name in ("model.embed_tokens.weight", "lm_head.weight"):
-            if codec == "compact":
-                tensors[name] = torch.randn(VOCABULARY, tensors[name].shape[1], generator=rng)
         tensors["model.embed_tokens.weight"][:, 0] = FIRST
         for name, values in tensors.items():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -173,13 +170,13 @@ def _questions() -> Iterator[tuple[Task, bool, float]]:
         size, shown = POOLS[number // 4 % len(POOLS)], int(rng.choice(HISTORIES))
         codes = space.sample(rng, size + shown)
         history = History(tuple(codes[size:]), tuple(rng.normal(size=shown).tolist()))
-        yield Task(space, history, codes[:size]), number % 3 == 0, float(rng.choice(TEMPERATURES))
+        yield Task.of(space, history, codes[:size]), number % 3 == 0, float(rng.choice(TEMPERATURES))
         number += 1
 
 
 def _picked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
     [(code, log_prob)] = ranker.pick([task], [rng], temperature)
-    assert code in task.pool, f"{code} is not in the pool: {task}"
+    assert code in task.pool.codes, f"{code} is not in the pool: {task}"
     assert -INF < log_prob <= 1e-9, f"the log-probability {log_prob}: {task}"
     return code, float(np.exp(log_prob))
 
@@ -187,10 +184,10 @@ def _picked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Gener
 def _ranked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
     [ranking] = ranker.rank([task], temperature or 1.0)
     chances = np.exp(ranking.log_probs)
-    assert sorted(ranking.pool) == sorted(task.pool), f"another pool: {task}"
+    assert sorted(ranking.pool) == sorted(task.pool.codes), f"another pool: {task}"
     assert ((chances >= 0) & (chances <= 1 + 1e-9)).all(), f"the probabilities {chances}: {task}"
     assert abs(chances.sum() - 1) < 1e-6, f"the probabilities come to {chances.sum()}: {task}"
-    assert ranking.greedy in task.pool, f"{ranking.greedy} is not in the pool: {task}"
+    assert ranking.greedy in task.pool.codes, f"{ranking.greedy} is not in the pool: {task}"
     return (ranking.greedy, float(chances[ranking.pool.index(ranking.greedy)]))
 
 
@@ -212,16 +209,19 @@ def _expected(ranker: Ranker, task: Task, code: str, whole: bool, temperature: f
 
     For a pick these are the logits on the way to the code, for a whole ranking, or without a code, all of them.
     """
-    trie = TokenTrie(ranker.codec.answers(task.space, task.pool))
+    trie = TokenTrie(ranker.codec.answers(task.space, task.pool.codes))
     prompt = ranker.codec.prompt(*task)
-    leaf = task.pool.index(code) if code else -1
+    leaf = task.pool.codes.index(code) if code else -1
     chance, greedy = 1.0, True
     for branch in trie.branches:
         child = next((i for i, leaves in enumerate(branch.leaves) if leaf in leaves), None)
         if child is None and code and not whole:
             continue
         with torch.inference_mode():
-            hidden = model.model(torch.tensor([[*prompt, *branch.path]])).last_hidden_state[0, -1]
+            prefix = with_path(prompt, branch.path)
+            rows = isinstance(prefix, np.ndarray)
+            given = {"inputs_embeds" if rows else "input_ids": torch.as_tensor(prefix)[None]}
+            hidden = model.model(**given).last_hidden_state[0, -1]
             logits = (model.lm_head.weight[list(branch.tokens)] @ hidden).double()
         if logits.isnan().any() or logits.max().isinf():
             return None

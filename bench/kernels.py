@@ -112,9 +112,9 @@ def workloads() -> dict[str, list[Task]]:
         order = rng.permutation(HISTORY_CAP)[:trials]
         histories.append(History(tuple(codes[i] for i in order), tuple(scores[i] for i in order)))
     return {
-        "1 pool of 10, history 200": [Task(SPACE, history, small[0])],
-        "32 pools of 10, one history of 200": [Task(SPACE, history, pool) for pool in small],
-        "4 pools of 100, one history of 200": [Task(SPACE, history, pool) for pool in large],
+        "1 pool of 10, history 200": [Task.of(SPACE, history, small[0])],
+        "32 pools of 10, one history of 200": [Task.of(SPACE, history, pool) for pool in small],
+        "4 pools of 100, one history of 200": [Task.of(SPACE, history, pool) for pool in large],
         "32 pools of 10, histories of 0 to 200": list(map(partial(Task, SPACE), histories, small)),
     }
 

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from lmsearcher_local.checkpoint import TABLE
+from lmsearcher_local.prompt.compact import table_shapes
+
 VOCABULARY = 128256
 SHARD = 1_200_000_000  # bytes; the largest tensor of the 8B has 1.05 GB, and writing a shard takes it twice
 NAMED = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
@@ -87,7 +90,7 @@ def write_compact(folder: Path, layers: int = 2, intermediate: int = 384, seed: 
     model.save_pretrained(folder)
     (folder / "lmsearcher.json").write_text('{"codec": "compact"}\n')
     (folder / "codec").mkdir()
-    save_file({"pick": torch.randn(1, 128)}, folder / "codec" / "rows.safetensors")
+    save_file({name: torch.randn(shape) for name, shape in table_shapes(128).items()}, folder / TABLE)
 
 
 def published(name: str) -> dict[str, Any]:

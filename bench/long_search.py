@@ -22,10 +22,10 @@ import numpy as np
 import optuna
 import psutil
 
+from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.files import TABLE
 from lmsearcher_local.objectives.function import InProcess
-from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import Result
 from lmsearcher_local.space import Configuration, SearchSpace
@@ -58,7 +58,7 @@ def score(configuration: Configuration) -> float:
 
 
 def search(out: Path, trials: int, policy: str, **options: Any) -> Result:
-    ranker = Ranker(Scripted(), CompactCodec())
+    ranker = Ranker(Scripted(), load_checkpoint().codec())
     return run(InProcess(score), SPACE, ranker, out=out, trials=trials, policy=policy, **options)
 
 

@@ -23,7 +23,6 @@ from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.prefilter import KEEP, promise
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Task
-from lmsearcher_local.surrogate import Surrogate
 from lmsearcher_local.tables import NAMES
 
 CHOICES = {**GROUPS, "nasbench201": tuple(name for name in NAMES if name.startswith("nasbench201-"))}
@@ -65,7 +64,7 @@ def measure(name: str, kind: str, seed: int) -> Iterator[dict[str, Any]]:
         best = np.flatnonzero(values == values.max())
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(pool))  # so that among equal scores a table's order does not matter
-        task = Task(found.space, history, [pool[i] for i in order])
+        task = Task.of(found.space, history, [pool[i] for i in order])
         for method, score in SCORES.items():
             started = time.perf_counter()
             scores = np.empty(len(pool))
@@ -95,19 +94,18 @@ def trail(name: str, kind: str, seed: int, n: int) -> list[str]:
 
 def improvement(task: Task) -> np.ndarray:
     """Expected improvement."""
-    return Surrogate(task.space, task.history).appraise(task.pool).improvements
+    return task.pool.improvements
 
 
 def bound(deviations: float, task: Task) -> np.ndarray:
     """Mean and some deviations of the Gaussian process."""
-    mean, deviation = Surrogate(task.space, task.history).posterior(task.pool)
-    return mean + deviations * deviation
+    return task.pool.means + deviations * task.pool.deviations
 
 
 def nearest(task: Task) -> np.ndarray:
     """Mean of the nearest evaluated codes' normal scores, weighed by their distance."""
     codes = task.space.array(task.history.codes)
-    apart = np.array([(row != codes).sum(1) for row in task.space.array(task.pool)])
+    apart = np.array([(row != codes).sum(1) for row in task.space.array(task.pool.codes)])
     indices = apart.argsort(axis=1, kind="stable")[:, :NEAREST]
     distances = np.take_along_axis(apart, indices, 1)
     weights = np.exp(-distances / SCALE)
@@ -117,7 +115,7 @@ def nearest(task: Task) -> np.ndarray:
 
 
 SCORES: dict[str, Callable[[Task], np.ndarray] | None] = {
-    "upper bound (shipped)": promise,
+    "upper bound (shipped)": lambda task: promise(task.pool),
     "mean + 1 deviation": partial(bound, 1.0),
     "mean": partial(bound, 0.0),
     "expected improvement": improvement,

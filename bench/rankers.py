@@ -14,7 +14,6 @@ from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import process
 
 Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
 
@@ -23,7 +22,7 @@ class JudgeRanker(Ranker):
     """A ranker without a model: it is sure of whatever a function of the task says."""
 
     def __init__(self, judge: Judge) -> None:
-        super().__init__(Undecided(), CompactCodec())
+        super().__init__(Undecided(), CompactCodec({}))
         self.judge = judge
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
@@ -32,7 +31,7 @@ class JudgeRanker(Ranker):
         for task in tasks:
             values = self.judge(task)
             places = np.argsort(np.argsort(-values, kind="stable"))
-            rankings.append(Ranking(tuple(task.pool), -1000.0 * places, task.pool[int(np.argmin(places))]))
+            rankings.append(Ranking(task.pool.codes, -1000.0 * places, task.pool.codes[int(np.argmin(places))]))
         return rankings
 
     def pick(
@@ -64,7 +63,8 @@ class ShuffledScores(Ranker):
 
 def _shuffled(task: Task) -> Task:
     order = _rng(task.history.codes).permutation(len(task.history))
-    return task._replace(history=History(task.history.codes, tuple(task.history.scores[i] for i in order)))
+    history = History(task.history.codes, tuple(task.history.scores[i] for i in order))
+    return Task.of(task.space, history, task.pool.codes)
 
 
 class Undecided(Engine):
@@ -82,19 +82,19 @@ class Undecided(Engine):
 
 def perfect(problem: Problem) -> Judge:
     """Knows the table: what it picks is the ceiling of any ranker on the same pools."""
-    return lambda task: np.array([problem.scores[code] for code in task.pool])
+    return lambda task: np.array([problem.scores[code] for code in task.pool.codes])
 
 
 def blind(task: Task) -> np.ndarray:
     """Picks uniformly."""
-    return _rng(task.pool).random(len(task.pool))
+    return _rng(task.pool.codes).random(len(task.pool))
 
 
 def surrogate(task: Task) -> np.ndarray:
     """Picks what the Gaussian process that makes the pools expects most of."""
     if not len(task.history):
         return blind(task)
-    return process(task.space, task.history).appraise(task.pool).improvements
+    return task.pool.improvements
 
 
 def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:

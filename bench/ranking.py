@@ -90,7 +90,7 @@ def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]
         history = History(tuple(trail[:n]), tuple(map(score, trail[:n])))
         pool = fresh if kind == "uniform" else neighbours(space, history, rng)
         arrays = space.array(history.codes), np.array(history.scores), space.array(pool), np.array([*map(score, pool)])
-        tasks.append((Question(space, history, pool), Task(space, *arrays)))
+        tasks.append((Question.of(space, history, pool), Task(space, *arrays)))
     return tasks
 
 
@@ -120,8 +120,9 @@ def measure(ranker: Ranker, questions: Sequence[Question], tasks: Sequence[Task]
     for name, peer in PEERS.items():
         started = time.monotonic()
         answers[name] = ([peer(task) for task in tasks], time.monotonic() - started)
+    truths = [task.truth for task in tasks]
     for name, (predictions, seconds) in answers.items():
-        yield {"method": name, **figures(predictions, tasks), "seconds": round(seconds, 2)}
+        yield {"method": name, **figures(predictions, truths), "seconds": round(seconds, 2)}
 
 
 Means = dict[tuple[str, int, str], dict[str, float]]  # kind, history size, method -> figures

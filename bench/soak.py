@@ -65,8 +65,8 @@ def score(configuration: Configuration) -> float:
 def search(out: Path, trials: int, engine: str) -> None:
     """Search, or go on; after each trial say how many there are, the memory, the code and the value."""
     from bench.rankers import Undecided
+    from lmsearcher_local.checkpoint import load_checkpoint
     from lmsearcher_local.load import load_ranker
-    from lmsearcher_local.prompt.compact import CompactCodec
     from lmsearcher_local.ranking import Ranker
 
     def show(result: Result) -> None:
@@ -83,7 +83,7 @@ def search(out: Path, trials: int, engine: str) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if engine == "none":
-        start(Ranker(Undecided(), CompactCodec()))
+        start(Ranker(Undecided(), load_checkpoint().codec()))
     else:
         with load_ranker(None, engine) as ranker:
             start(ranker)

@@ -32,7 +32,7 @@ from lmsearcher_local.bench_command import BATCHES, HISTORIES, POOLS
 from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.compact import VOCABULARY
+from lmsearcher_local.prompt.compact import ALIASES, SCORES
 from lmsearcher_local.prompt.text import TEMPLATES, message
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.throughput import (
@@ -110,7 +110,7 @@ def bundled(scratch: Path) -> Workload:
 
     folder = scratch / "bundled"
     shutil.copytree(BUNDLED, folder)
-    words = {f"t{i:04}": i for i in range(VOCABULARY)}
+    words = {f"t{i:04}": i for i in range(ALIASES + SCORES)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0000"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.Fuse()
@@ -121,7 +121,7 @@ def bundled(scratch: Path) -> Workload:
         return " ".join(f"t{i:04}" for i in codec.prompt(*task))
 
     def answers(task: Task) -> list[str]:
-        return [f"t{i:04}" for [i] in codec.answers(task.space, task.pool)]
+        return [f"t{i:04}" for [i] in codec.answers(task.space, task.pool.codes)]
 
     return Workload("bundled", folder, text, "{{ messages[0]['content'] }}", answers, lambda _: 1)
 
@@ -138,12 +138,12 @@ def random_llama(scratch: Path) -> Workload:
     template = f"{{{{ {before!r} + messages[0]['content'] + {after!r} }}}}"
 
     def text(task: Task) -> str:
-        return message(task.history, task.pool, profile.score_digits)
+        return message(task.history, task.pool.codes, profile.score_digits)
 
     def length(task: Task) -> int:
-        return 1 + max(map(len, codec.answers(task.space, task.pool)))  # and the end
+        return 1 + max(map(len, codec.answers(task.space, task.pool.codes)))  # and the end
 
-    return Workload("llama", folder, text, template, lambda task: list(task.pool), length)
+    return Workload("llama", folder, text, template, lambda task: list(task.pool.codes), length)
 
 
 def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> Iterator[Row]:
@@ -183,8 +183,8 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
     chosen = vllm_engine(ranker).choose([ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
     comparable = 0
     for task, ranking, (text, tokens) in zip(tasks, rankings, chosen, strict=True):
-        code = task.pool[load.answers(task).index(text)]
-        path = ranker.codec.answers(task.space, task.pool)[task.pool.index(code)]
+        code = task.pool.codes[load.answers(task).index(text)]
+        path = ranker.codec.answers(task.space, task.pool.codes)[task.pool.codes.index(code)]
         if tokens[: len(path)] == path:  # a grammar may spell a code in other tokens
             comparable += 1
             if ranking.greedy != code:

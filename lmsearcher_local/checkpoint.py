@@ -91,14 +91,14 @@ class Checkpoint:
             CheckpointError: the tokenizer is missing or unfit, or the vocabulary is not the codec's.
         """
         if self.profile.codec == "compact":
-            from lmsearcher_local.prompt.compact import VOCABULARY, CompactCodec
+            from lmsearcher_local.prompt.compact import ALIASES, SCORES, load_codec
 
-            if self.vocabulary < VOCABULARY:
+            codec = load_codec(self.path / TABLE, self.hidden)
+            if self.vocabulary < ALIASES + SCORES:
                 raise CheckpointError(
-                    f"{self.path} has {self.vocabulary:,} token ids where its codec, compact, has {VOCABULARY:,}:"
-                    " another version of this package trained it; train it anew"
+                    f"{self.path} has {self.vocabulary:,} token ids where its codec, compact, has {ALIASES + SCORES}"
                 )
-            return CompactCodec()
+            return codec
         tokenizer, frame = self.tokenizer(), self.frame()
         try:
             return TextCodec(tokenizer, frame, self.profile.score_digits)

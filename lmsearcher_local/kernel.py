@@ -33,7 +33,8 @@ class Embedding:
 
     Attributes:
         groups: the number of each feature's weight, ``[F]``.
-        prior: the usual value of each weight, ``[W]``.
+        usual: the mean of ``theta`` in a space of which nothing is known, ``[W + 1]``.
+        spread: its standard deviations.
     """
 
     def __init__(self, space: SearchSpace, known: np.ndarray) -> None:
@@ -54,7 +55,9 @@ class Embedding:
         prior = np.column_stack([np.where(ordered, ORDERED_ONE_HOT, ONE_HOT) / len(sizes), [ORDERED] * len(sizes)])
         widths = np.array([*widths[widths > 0], *counted])
         self.groups = np.repeat(np.arange(len(widths)), widths)
-        self.prior = np.array([*prior[np.column_stack([sizes, ordered]) > 0], *[COUNTS] * len(counted)])
+        counts = [COUNTS * len(places) / len(sizes) for places, _ in self._sets]
+        self.usual = np.log([*prior[np.column_stack([sizes, ordered]) > 0], *counts, NOISE])
+        self.spread = np.array([*[SPREAD] * len(widths), NOISE_SPREAD])
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Features ``[n, F]`` of option indices ``[n, L]``."""
@@ -85,6 +88,12 @@ def gaussian(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.exp(exponent, out=exponent)
 
 
+def usual_kernel(space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of ``theta`` in a space of which nothing is known, both ``[W + 1]``."""
+    embedding = Embedding(space, np.zeros((1, len(space.sizes)), dtype=np.int64))
+    return embedding.usual, embedding.spread
+
+
 @one_thread()
 def fit_kernel(space: SearchSpace, history: History) -> np.ndarray:
     """The ``theta`` of highest posterior density on a history of at least one trial.
@@ -94,9 +103,8 @@ def fit_kernel(space: SearchSpace, history: History) -> np.ndarray:
     """
     rows = space.array(history.codes)
     embedding = Embedding(space, rows)
-    features, groups, prior = embedding.features(rows), embedding.groups, embedding.prior
-    usual = np.log([*prior, NOISE])
-    spread = np.array([*[SPREAD] * len(prior), NOISE_SPREAD])
+    features, groups = embedding.features(rows), embedding.groups
+    usual, spread = embedding.usual, embedding.spread
     y = normal_scores(np.array(history.scores), len(history))
     y, squares = y - y.mean(), features**2
 

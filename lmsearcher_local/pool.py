@@ -1,76 +1,110 @@
-"""Candidate pools: what the model is asked to choose from. Never an evaluated code.
+"""Candidate pools: what the model is asked to choose from, and what is expected of it. Never an evaluated code.
 
-A policy is a function ``(space, history, rng, size, exclude) -> codes``; every random choice comes from ``rng``.
+A policy is a function ``(surrogate, rng, size, exclude) -> pool``; every random choice comes from ``rng``.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import process
+from lmsearcher_local.surrogate import Appraisal, Surrogate
 
 PARENTS = 5  # codes whose neighbourhood is searched
 RECOMBINED, SAMPLED = 50, 200  # other codes that a surrogate considers
 NEAR = 1000  # changes of one parameter that are looked at around a code
 CLIMBS, CLIMBERS = 2, 3  # rounds in which it looks around what it found, and around how many
 
-Policy = Callable[[SearchSpace, History, np.random.Generator, int, Collection[str]], list[str]]
+
+@dataclass(frozen=True)
+class Pool:
+    """Codes to choose from, and what a surrogate expects of them, which is computed once, when it is first read."""
+
+    codes: tuple[str, ...]
+    surrogate: Surrogate
+    known: Callable[[], Appraisal] | None = field(default=None, repr=False, compare=False)  # of these codes, if at hand
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def appraisal(self) -> Appraisal:
+        """Means, deviations and expected improvements, each float64 ``[len(codes)]``."""
+        return self.known() if self.known else self.surrogate.appraise(self.codes)
+
+    @property
+    def means(self) -> np.ndarray:
+        """Expected scores, in the surrogate's unit."""
+        return self.appraisal.means
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """Their standard deviations."""
+        return self.appraisal.deviations
+
+    @property
+    def improvements(self) -> np.ndarray:
+        """By how much each code is expected to exceed the best trial."""
+        return self.appraisal.improvements
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Pool":
+        """The codes at these places; they share with this pool what is computed."""
+        places = np.asarray(indices, dtype=np.int64)
+        codes = tuple(self.codes[i] for i in places)
+        return Pool(codes, self.surrogate, lambda: Appraisal(*(values[places] for values in self.appraisal)))
 
 
-def uniform(
-    space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
-) -> list[str]:
+Policy = Callable[[Surrogate, np.random.Generator, int, Collection[str]], Pool]
+
+
+def uniform(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude: Collection[str]) -> Pool:
     """The paper's pool: distinct unseen codes, uniform over the space."""
-    return space.sample(rng, size, exclude)
+    return Pool(tuple(surrogate.space.sample(rng, size, exclude)), surrogate)
 
 
-def local(
-    space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
-) -> list[str]:
+def local(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude: Collection[str]) -> Pool:
     """Unseen neighbours of the best codes, nearly all of the pool, with some uniform codes for exploration.
 
     A uniform pool of ten rarely holds a good code late in a search: even a perfect ranker loses to plain local search.
     """
+    space = surrogate.space
     taken = set(exclude)
     around = []
-    for parent in history.best(PARENTS).codes:
+    for parent in surrogate.history.best(PARENTS).codes:
         fresh = [code for code in near(space, parent, rng) if code not in taken]
         taken.update(fresh)
         around += fresh
     kept = [around[i] for i in rng.permutation(len(around))[: size - max(1, size // 5)]]
     pool = kept + space.sample(rng, size - len(kept), {*exclude, *kept})
-    return [pool[i] for i in rng.permutation(len(pool))]  # the place in the pool must say nothing
+    return Pool(tuple(pool[i] for i in rng.permutation(len(pool))), surrogate)  # the place in it must say nothing
 
 
-def surrogate(
-    space: SearchSpace, history: History, rng: np.random.Generator, size: int, exclude: Collection[str]
-) -> list[str]:
+def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude: Collection[str]) -> Pool:
     """Of hundreds of unseen codes those of highest expected improvement, and as many others at random.
 
     Considered are the neighbours of the best codes, recombinations of them and uniform codes; then, twice, the
     neighbours of what is most promising so far. The others are there because a surrogate errs, and the model may not.
     """
-    parents = history.best(PARENTS).codes
+    space = surrogate.space
+    parents = surrogate.history.best(PARENTS).codes
     around = [*neighbourhood(space, parents, rng), *recombined(space, parents, rng, RECOMBINED)]
     candidates = list(dict.fromkeys(code for code in around if code not in exclude))
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
-    if not candidates:
-        return []
-    gaussian = process(space, history)
-    promise = gaussian.appraise(candidates).improvements
+    parts = [surrogate.appraise(candidates)]
     for _ in range(CLIMBS):
+        promise = np.concatenate([part.improvements for part in parts])
         top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
         seen = {*exclude, *candidates}
         fresh = [code for code in neighbourhood(space, top, rng) if code not in seen]
-        if fresh:
-            candidates += fresh
-            promise = np.concatenate([promise, gaussian.appraise(fresh).improvements])
-    order = np.argsort(-promise, kind="stable")
+        candidates += fresh
+        parts.append(surrogate.appraise(fresh))
+    appraisal = Appraisal(*map(np.concatenate, zip(*parts, strict=True)))
+    order = np.argsort(-appraisal.improvements, kind="stable")
     half = (size + 1) // 2
     picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])
-    return [candidates[i] for i in picked]  # the place in the pool must say nothing
+    return Pool(tuple(candidates), surrogate, lambda: appraisal).take(picked)  # the place in it must say nothing
 
 
 def neighbourhood(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator) -> list[str]:
@@ -100,4 +134,4 @@ def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generato
     return [child for child in children if space.valid is None or child in space]
 
 
-POLICIES: dict[str, Policy] = {"surrogate": surrogate, "local": local, "paper": uniform}
+POLICIES: dict[str, Policy] = {"surrogate": promising, "local": local, "paper": uniform}

@@ -102,7 +102,7 @@ def rank(
         )
         for code, value in source.entries:
             known.tell(code, value)
-        ranking = rank_pool(ranker, Task(space, known.history, candidates), show)
+        ranking = rank_pool(ranker, Task.of(space, known.history, candidates), show)
     sign = 1 if known.direction == "maximize" else -1
     seen = History(known.history.codes, tuple(sign * score for score in known.history.scores))
     if as_json:

@@ -1,6 +1,6 @@
 """Rank candidate pools: one engine call for any number of histories and pools."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,8 +10,10 @@ import numpy as np
 from lmsearcher_local.engine.base import MAX_TOKENS, Engine, Prefix, Question, with_path
 from lmsearcher_local.errors import EngineError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import Surrogate
 from lmsearcher_local.trie import Branch, TokenTrie, log_softmax
 
 
@@ -20,7 +22,12 @@ class Task(NamedTuple):
 
     space: SearchSpace
     history: History
-    pool: Sequence[str]
+    pool: Pool
+
+    @classmethod
+    def of(cls, space: SearchSpace, history: History, codes: Sequence[str]) -> "Task":
+        """The task of ranking these codes."""
+        return cls(space, history, Pool(tuple(codes), Surrogate(space, history)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class Ranker:
         """
         scale = temperature or 1.0
         finals, _ = self._finals(tasks, scale)
-        tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in finals]
+        tries = [TokenTrie(self.codec.answers(space, pool.codes)) for space, _, pool in finals]
         pairs = zip(finals, tries, strict=True)
         prompts: list[Prefix] = [self._prompt(task, trie) if trie.branches else [] for task, trie in pairs]
         left = [tuple(range(trie.size)) for trie in tries]
@@ -123,38 +130,42 @@ class Ranker:
                 child = int(np.argmax(chances + draw))
                 left[i] = branch.leaves[child]
                 log_probs[i] += float(chances[child])
-        return [Pick(task.pool[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)]
+        return [
+            Pick(task.pool.codes[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)
+        ]
 
     def _finals(self, tasks: Sequence[Task], temperature: float) -> tuple[list[Task], list[list[str]]]:
         """The tasks with pools that one prompt holds, and for each the candidates that a tournament left behind."""
         for task in tasks:
-            if len(set(task.pool)) < len(task.pool):
+            if len(set(task.pool.codes)) < len(task.pool):
                 raise PromptError("a pool holds each candidate once")
         running = list(tasks)
         lost: list[list[str]] = [[] for _ in tasks]
-        for task in tasks:
-            if len(task.pool) > self.codec.max_pool:
-                self.codec.prepare(*task)
         while large := [i for i, task in enumerate(running) if len(task.pool) > self.codec.max_pool]:
-            groups = [(i, group) for i in large for group in _dealt(running[i].pool, self.codec.group)]
+            groups = [
+                (i, running[i].pool.take(places))
+                for i in large
+                for places in _dealt(len(running[i].pool), self.codec.group)
+            ]
             rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature, _going_on)
             for i in large:
                 orders = [ranking.order() for (owner, _), ranking in zip(groups, rankings, strict=True) if owner == i]
                 kept = _by_turns(order[: _going_on(order)] for order in orders)
                 going_on = set(kept)
                 lost[i] = [code for code in _by_turns(orders) if code not in going_on] + lost[i]
-                running[i] = running[i]._replace(pool=kept)
+                places = {code: place for place, code in enumerate(running[i].pool.codes)}
+                running[i] = running[i]._replace(pool=running[i].pool.take([places[code] for code in kept]))
         return running, lost
 
     def _rank(
-        self, tasks: Sequence[Task], temperature: float, certain: Callable[[Sequence[str]], int] = lambda _: 0
+        self, tasks: Sequence[Task], temperature: float, certain: Callable[[Sized], int] = lambda _: 0
     ) -> list[Ranking]:
         """Rank pools that one prompt holds.
 
         Args:
             certain: of a pool, how many of the first ones are to be those of cold answers, in their order.
         """
-        tries = [TokenTrie(self.codec.answers(space, pool)) for space, _, pool in tasks]
+        tries = [TokenTrie(self.codec.answers(space, pool.codes)) for space, _, pool in tasks]
         asked, owners = [], []
         for i, (task, trie) in enumerate(zip(tasks, tries, strict=True)):
             if trie.branches:  # else a pool of one: nothing to ask
@@ -237,8 +248,8 @@ def _rankings(
     replies, rankings = iter(answers), []
     for task, trie in zip(tasks, tries, strict=True):
         own = [next(replies) for _ in trie.branches]
-        greedy = task.pool[trie.greedy(own)]
-        rankings.append(Ranking(tuple(task.pool), trie.log_probs(own, temperature), greedy))
+        greedy = task.pool.codes[trie.greedy(own)]
+        rankings.append(Ranking(task.pool.codes, trie.log_probs(own, temperature), greedy))
     return rankings
 
 
@@ -256,15 +267,15 @@ def _least_gap(log_probs: np.ndarray, first: int) -> float:
     return float(gaps.min(initial=np.inf))
 
 
-def _going_on(group: Sequence[str]) -> int:
+def _going_on(group: Sized) -> int:
     """How many of a tournament's group the next round sees."""
     return max(1, len(group) // 4)
 
 
-def _dealt(pool: Sequence[str], size: int) -> list[list[str]]:
-    """The pool dealt out into groups of at most ``size`` that differ by one at most."""
-    groups = -(-len(pool) // size)
-    return [list(pool[i::groups]) for i in range(groups)]
+def _dealt(n: int, size: int) -> list[range]:
+    """The places of a pool of ``n`` dealt out into groups of at most ``size`` that differ by one at most."""
+    groups = -(-n // size)
+    return [range(i, n, groups) for i in range(groups)]
 
 
 def _by_turns(orders: Iterable[Sequence[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -9,14 +10,16 @@ import numpy as np
 from lmsearcher_local.calibration import Choice
 from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.history import History
-from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.kernel import fit_kernel
+from lmsearcher_local.pool import POLICIES, Pool
 from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import believed, process
+from lmsearcher_local.surrogate import Surrogate, believed
 from lmsearcher_local.told import Told
 
 INITIAL = 5  # random trials before the model is asked (published protocol)
+FITS = 4  # of the kernel that a search remembers: beginnings of its history, with codes under way and without
 
 Direction = Literal["maximize", "minimize"]
 
@@ -67,6 +70,7 @@ class Searcher:
         self.pool_size = pool_size
         self.temperature = temperature
         self._policy = POLICIES[policy]
+        self._fit = lru_cache(maxsize=FITS)(fit_kernel)
         self.clear()
         self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
         self.choices: list[Choice] = []  # those codes of the last ask that the model picked, and out of what
@@ -85,21 +89,23 @@ class Searcher:
 
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
-        history = believed(process(self.space, self._told.essential), [*self._pending])
-        known = self._known
+        known, pending = self._known, [*self._pending]
+        surrogate = Surrogate(self.space, self._told.essential, self._fit)
+        if pending:
+            surrogate = Surrogate(self.space, believed(surrogate, pending), self._fit)
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
-            if trial < INITIAL or not history.codes:
-                pool = self.space.sample(rng, 1, known)
+            if trial < INITIAL or not surrogate.history.codes:
+                pool = Pool(tuple(self.space.sample(rng, 1, known)), surrogate)
             else:
                 taken = known | offered if offered else known
-                pool = self._policy(self.space, history, rng, self.pool_size, taken)
-                pool = pool or self._policy(self.space, history, rng, self.pool_size, known)
-                offered.update(pool)
-            if not pool:
+                pool = self._policy(surrogate, rng, self.pool_size, taken)
+                pool = pool if len(pool) else self._policy(surrogate, rng, self.pool_size, known)
+                offered.update(pool.codes)
+            if not len(pool):
                 raise _nothing_left(self.space, len(known))
-            yield Task(self.space, history, pool), rng
+            yield Task(self.space, surrogate.history, pool), rng
 
     def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
         """The codes that the model's answers come to; from now on they are under way."""
@@ -107,11 +113,11 @@ class Searcher:
         self.choices = []
         for pick, task, rng in picks:
             # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
-            free = [code for code in (pick.code, *task.pool) if code not in codes]
+            free = [code for code in (pick.code, *task.pool.codes) if code not in codes]
             found = free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
             codes += found
             if len(task.pool) > 1 and found == [pick.code]:
-                self.choices.append(Choice(pick.code, tuple(task.pool), float(f"{math.exp(pick.log_prob):.3g}")))
+                self.choices.append(Choice(pick.code, task.pool.codes, float(f"{math.exp(pick.log_prob):.3g}")))
         self._pending.update(dict.fromkeys(codes))
         self._known.update(codes)
         return codes

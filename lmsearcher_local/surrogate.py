@@ -4,7 +4,7 @@ Scores enter as normal scores of their ranks; that is the unit of all means and 
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -77,9 +77,13 @@ class Surrogate:
         return float(self._process.target.max()) if self.kept else 0.0
 
     @one_thread()
-    def posterior(self, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``; 0 is the mean."""
-        rows = self.space.array(codes)
+    def posterior(self, codes: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``; 0 is the mean.
+
+        Args:
+            codes: NCodes, or option indices ``[n, positions]``.
+        """
+        rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         if not self.kept:
             return np.zeros(len(rows)), np.ones(len(rows))
         at_once = max(1, min(CHUNK, CELLS // len(self._process.scales)))
@@ -87,17 +91,10 @@ class Surrogate:
         mean, deviation = map(np.concatenate, zip(*parts, strict=True))
         return mean, deviation
 
-    def appraise(self, codes: Sequence[str]) -> Appraisal:
-        """Mean, deviation and expected improvement of each code.
-
-        ``EI = s (z Phi(z) + phi(z))`` with ``z = (mean - best) / s`` (Jones et al. 1998): by how much the code is
-        expected to exceed the best score, at least 0.
-        """
+    def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
+        """Mean, deviation and expected improvement of each code, given as for ``posterior``."""
         mean, deviation = self.posterior(codes)
-        z = (mean - self.best) / deviation
-        return Appraisal(
-            mean, deviation, deviation * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0)
-        )
+        return Appraisal(mean, deviation, expected_improvement(mean, deviation, self.best))
 
     @cached_property
     @one_thread()
@@ -110,7 +107,7 @@ class Surrogate:
         """
         if not self.kept:
             return Hindsight(np.empty(0), np.empty(0), np.empty(0))
-        fitted = _fitted(len(self.kept))
+        fitted = scale_length(len(self.kept))
         scores = normal_scores(np.array([self.history.scores[i] for i in self.kept]), fitted)
         scores -= scores[:fitted].mean()
         # The first rows of a Cholesky factor are the factor of the first rows.
@@ -127,7 +124,7 @@ class Surrogate:
     def _process(self) -> _Process:
         """The process given what is shown of the history."""
         codes, scores = self.history.codes, self.history.scores
-        fitted = _fitted(len(codes))
+        fitted = scale_length(len(codes))
         theta = self._fit(self.space, History(codes[:fitted], scores[:fitted]))
         rows = self.space.array([codes[i] for i in self.kept])
         embedding = Embedding(self.space, rows)
@@ -171,26 +168,20 @@ def believed(surrogate: Surrogate, pending: Sequence[str]) -> History:
     return History((*history.codes, *pending), (*history.scores, *expected.tolist()))
 
 
-def _fitted(n: int) -> int:
-    """To how many of the first ``n`` trials the kernel is fitted."""
+def expected_improvement(means: np.ndarray, deviations: np.ndarray, best: float) -> np.ndarray:
+    """By how much a normally distributed score is expected to exceed the best one, at least 0 (Jones et al. 1998).
+
+    ``EI = s (z Phi(z) + phi(z))`` with ``z = (mean - best) / s``.
+    """
+    z = (means - best) / deviations
+    return np.asarray(deviations * np.maximum(z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi), 0))
+
+
+def scale_length(n: int) -> int:
+    """How many of the first ``n`` trials make kernel and scale: they stay while ``n`` grows, up to the next refit."""
     return max((refit for refit in REFITS if refit <= n), default=n)
 
 
 def _variance(white: np.ndarray) -> float:
     """The signal's variance of highest posterior density, from the whitened target."""
     return float((white @ white + 1) / (len(white) + 1))
-
-
-@lru_cache(maxsize=32)  # until the pool carries its appraisal, policy and codec meet here
-def process(space: SearchSpace, history: History) -> Surrogate:
-    """The surrogate of that history, made once."""
-    return Surrogate(space, history, _remembered)
-
-
-_remembered = lru_cache(maxsize=4096)(fit_kernel)
-
-
-def forget() -> None:
-    """Empty what is remembered of histories, so that a benchmark pays for each of its ways."""
-    process.cache_clear()
-    _remembered.cache_clear()

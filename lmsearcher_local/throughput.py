@@ -15,7 +15,6 @@ from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import forget as forget_histories
 
 if TYPE_CHECKING:
     from lmsearcher_local.engine.vllm import VLLMEngine
@@ -36,7 +35,9 @@ def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -
     tasks = []
     for _ in range(batch):
         codes = SPACE.sample(rng, history + pool)
-        tasks.append(Task(SPACE, History(tuple(codes[pool:]), tuple(rng.normal(size=history).tolist())), codes[:pool]))
+        tasks.append(
+            Task.of(SPACE, History(tuple(codes[pool:]), tuple(rng.normal(size=history).tolist())), codes[:pool])
+        )
     return tasks
 
 
@@ -45,8 +46,8 @@ def picks(ranker: Ranker) -> Answer:
 
     def answer(tasks: Sequence[Task]) -> int:
         for task, pick in zip(tasks, ranker.pick(tasks), strict=True):
-            if pick.code not in task.pool or not pick.log_prob <= 0:
-                raise EngineError(f"{pick.code} is no answer to the pool {', '.join(task.pool)}")
+            if pick.code not in task.pool.codes or not pick.log_prob <= 0:
+                raise EngineError(f"{pick.code} is no answer to the pool {', '.join(task.pool.codes)}")
         return len(tasks)
 
     return answer
@@ -57,8 +58,8 @@ def rankings(ranker: Ranker) -> Answer:
 
     def answer(tasks: Sequence[Task]) -> int:
         for task, ranking in zip(tasks, ranker.rank(tasks), strict=True):
-            if ranking.greedy not in task.pool or not np.isclose(np.exp(ranking.log_probs).sum(), 1):
-                raise EngineError(f"{ranking.greedy} is no answer to the pool {', '.join(task.pool)}")
+            if ranking.greedy not in task.pool.codes or not np.isclose(np.exp(ranking.log_probs).sum(), 1):
+                raise EngineError(f"{ranking.greedy} is no answer to the pool {', '.join(task.pool.codes)}")
         return len(tasks)
 
     return answer
@@ -102,7 +103,6 @@ def measure(
             tasks = fresh_tasks(rng, batch, history, pool)
             for name in rng.permutation(list(ways)).tolist():
                 engine.forget()
-                forget_histories()
                 if name in ready:
                     ready[name]()
                 if name == "prefill":

@@ -35,7 +35,7 @@ def llama_bfloat16(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path)
 
 @pytest.fixture(scope="session")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama of random weights in the layout of a compact checkpoint, without a codec's table."""
+    """A small Llama of random weights in the layout of a compact checkpoint, its table included."""
     folder = tmp_path_factory.mktemp("rows")
     llama.write_compact(folder)
     return folder

@@ -6,8 +6,33 @@ from zlib import crc32
 import numpy as np
 
 from lmsearcher_local.engine.base import Engine, Question
-from lmsearcher_local.prompt.compact import CompactCodec
+from lmsearcher_local.history import History
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.space import SearchSpace
+
+
+class AliasCodec:
+    """Names a candidate by one token, as the bundled checkpoint's codec does, but shows digits and ranks as tokens."""
+
+    max_pool = 128
+    group = 16
+    SCORE, ALIAS, PICK, VOCABULARY = 10, 210, 338, 339  # digits come first
+
+    def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int]:
+        ids: list[int] = []
+        best = sorted(history.scores)
+        for code, score in zip(history.codes, history.scores, strict=True):
+            ids += [*map(int, code), self.SCORE + best.index(score)]
+        for k, code in enumerate(pool.codes):
+            ids += [*map(int, code), self.ALIAS + k]
+        return [*ids, self.PICK]
+
+    def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
+        return [[self.ALIAS + k] for k in range(len(codes))]
+
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        return 1 + (200 + min(pool_size, self.max_pool)) * (space.code_length + 1)
 
 
 class ScriptedEngine(Engine):
@@ -27,10 +52,10 @@ class ScriptedEngine(Engine):
 
     @staticmethod
     def _weights(question: Question) -> np.ndarray:
-        state = crc32(np.asarray(question.prefix, dtype=np.int64).tobytes())
+        state = crc32(np.asarray(question.prefix).tobytes())
         return np.array([1.0 + crc32(str(token).encode(), state) % 1000 for token in question.tokens])
 
 
 def scripted_ranker() -> Ranker:
     """A ranker without a model."""
-    return Ranker(ScriptedEngine(), CompactCodec())
+    return Ranker(ScriptedEngine(), AliasCodec())

@@ -31,7 +31,7 @@ def tasks() -> list[Task]:
     made = []
     for trials in (0, 5, 30):
         codes = SPACE.sample(rng, trials + 10)
-        made.append(Task(SPACE, History(tuple(codes[10:]), tuple(rng.normal(size=trials))), codes[:10]))
+        made.append(Task.of(SPACE, History(tuple(codes[10:]), tuple(rng.normal(size=trials))), codes[:10]))
     return made
 
 

@@ -233,7 +233,7 @@ def test_ranking_tasks(name: str, kind: str) -> None:
         assert question.pool == again.pool
         assert len(question.history) == n
         assert len({*question.history.codes, *question.pool}) == n + ranking.POOL
-        assert (question.space.array(question.pool) == task.pool).all()
+        assert (question.space.array(question.pool.codes) == task.pool).all()
         assert tuple(task.scores) == question.history.scores
         if name != ranking.SYNTHETIC:
             assert [problem(name).scores[code] for code in question.pool] == task.truth.tolist()

@@ -14,6 +14,7 @@ from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.chat import Frame, end_of_answer, own_frame
 from lmsearcher_local.prompt.text import TextCodec, message
+from lmsearcher_local.ranking import Task
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trim import trim_checkpoint
 
@@ -124,7 +125,7 @@ def test_answers_are_read_from_tokenizers_that_split_digits_otherwise(individual
     space = SearchSpace([3] * 4)
     [answer] = codec.answers(space, ["0121"])
     assert [tokenizer.decode([token]) for token in answer] == (["0", "1", "2", "1"] if individual else ["0", "12", "1"])
-    prompt = codec.prompt(space, History(), ["0121"])
+    prompt = codec.prompt(*Task.of(space, History(), ["0121"]))
     assert prompt[0] == tokenizer.token_to_id("<|im_start|>")
     assert tokenizer.encode(codec.render(History(), ["0121"]) + "0121").ids == prompt + answer
 
@@ -164,7 +165,7 @@ def test_a_checkpoint_under_its_own_template_is_trimmed_and_known_by_its_templat
     from lmsearcher_local.ranking import Task
 
     space = SearchSpace([3] * 4)
-    task = Task(space, History(("0000", "0121"), (0.5, 1.0)), ["0001", "0101", "1212", "2220"])
+    task = Task.of(space, History(("0000", "0121"), (0.5, 1.0)), ["0001", "0101", "1212", "2220"])
     before = load_checkpoint(chatml)
     trimmed = trim_checkpoint(before, tmp_path / "trimmed", lambda name: None)
     assert trimmed.vocabulary < before.vocabulary / 4

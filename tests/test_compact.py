@@ -1,140 +1,145 @@
-"""The bundled checkpoint's codec: token ids of prompts, the score scale, what does not fit."""
+"""The bundled checkpoint's codec: the rows of a prompt, what changes them, what does not fit."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from lmsearcher_local.errors import PromptError
+from lmsearcher_local.checkpoint import TABLE
+from lmsearcher_local.errors import CheckpointError, PromptError
 from lmsearcher_local.history import History
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.prompt.compact import (
     BASE,
-    BINS,
-    BOS,
-    FIRST_ALIAS,
-    FIRST_DIGIT,
-    FIRST_HINT,
-    FIRST_SCORE,
-    PICK,
-    VOCABULARY,
+    LIMIT,
     CompactCodec,
-    digit_ids,
-    hint_bins,
-    scale_length,
-    score_bins,
-    shown,
+    code_rows,
+    expanded,
+    features_of,
+    lay_out,
+    load_codec,
+    table_shapes,
 )
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import Surrogate
+from lmsearcher_local.surrogate import REFITS, Surrogate
 
-CODEC = CompactCodec()
-
-
-def read(ids: list[int], length: int, trials: int) -> tuple[list[tuple[int, ...]], list[int], np.ndarray]:
-    """Digits and final tokens of each trial and candidate of a prompt, and the bins of the candidates' hints."""
-    assert ids[0] == BOS
-    assert ids[-1] == PICK
-    cut = 1 + trials * (length + 1)
-    history = np.array(ids[1:cut]).reshape(-1, length + 1)
-    pool = np.array(ids[cut:-1]).reshape(-1, length + 3)
-    digits = np.concatenate([history[:, :length], pool[:, :length]]) - FIRST_DIGIT
-    assert (digits // BASE == np.arange(length)[::-1]).all()
-    hints = pool[:, length:-1] - FIRST_HINT - [0, BINS]
-    assert ((hints >= 0) & (hints < BINS)).all()
-    return [tuple(row) for row in (digits % BASE).tolist()], [*history[:, -1].tolist(), *pool[:, -1].tolist()], hints
+WIDTH = 32
 
 
-def test_a_prompt_can_be_read_back() -> None:
-    space, rng = SearchSpace([5, 2, 16, 3]), np.random.default_rng(0)
-    codes = space.sample(rng, 30)
-    history = History(tuple(codes[:20]), tuple(range(20)))
-    ids = CODEC.prompt(space, history, codes[20:])
-    rows, last, hints = read(ids, 4, 20)
-    assert rows == [space.indices(code) for code in codes]
-    assert last[20:] == [answer[0] for answer in CODEC.answers(space, codes[20:])]
-    scores = np.array(last[:20])
-    assert ((scores >= FIRST_SCORE) & (scores < FIRST_ALIAS)).all()
-    assert (np.diff(scores) >= 0).all()
-    assert max(ids) < VOCABULARY
-    assert (hints == hint_bins(space, history, codes[20:])).all()
+def random_table(width: int = WIDTH) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in table_shapes(width).items()}
 
 
-def test_hints_are_the_surrogates_order_and_nothing_without_a_history() -> None:
-    space, rng = (
-        SearchSpace({"a": [1, 2, 3, 4, 5], "b": ["x", "y", "z"], "c": [0.1, 0.2, 0.4]}),
-        np.random.default_rng(0),
-    )
-    codes = space.sample(rng, 30)
-    history, pool = History(tuple(codes[:20]), tuple(float(code[0]) - int(code[2]) for code in codes[:20])), codes[20:]
-    hints = hint_bins(space, history, pool)
-    surrogate = Surrogate(space, history)
-    for hint, values in zip(
-        hints.T, (surrogate.posterior(pool)[0], surrogate.appraise(pool).improvements), strict=True
-    ):
-        assert hint.min() == 0
-        assert (np.diff(hint[np.argsort(-values, kind="stable")]) >= 0).all()
-    assert (hint_bins(space, History(), pool) == 0).all()
-    assert hint_bins(space, history, []).shape == (0, 2)
-    # A pool's hints are those of each candidate, whatever its place, and the history's unit does not matter.
-    order = rng.permutation(10)
-    assert (hint_bins(space, history, [pool[i] for i in order]) == hints[order]).all()
-    assert (hint_bins(space, History(history.codes, tuple(1e6 * v for v in history.scores)), pool) == hints).all()
+CODEC = CompactCodec(random_table())
+SPACE = SearchSpace({"rank": [4, 8, 16, 32], "alpha": [4, 8, 16, 32], "act": ["relu", "gelu", "silu"], "n": [1, 2, 3]})
+
+
+def question(n: int, m: int, scale: float = 1.0) -> tuple[History, Pool]:
+    codes = SPACE.sample(np.random.default_rng(1), 60)
+    scores = [scale * (int(code[0]) - (int(code[1]) - 1.5) ** 2 + int(code[2]) / 7) for code in codes]
+    history = History(tuple(codes[:n]), tuple(scores[:n]))
+    return history, Pool(tuple(codes[60 - m :]), Surrogate(SPACE, history))
+
+
+def rows(n: int, m: int, scale: float = 1.0) -> np.ndarray:
+    return CODEC.prompt(SPACE, *question(n, m, scale))
+
+
+def test_a_row_for_each_trial_and_candidate_and_one_that_asks() -> None:
+    prompt = rows(30, 7)
+    assert prompt.shape == (38, WIDTH)
+    assert prompt.dtype == np.float32
+    assert np.isfinite(prompt).all()
+    assert (prompt[-1] == CODEC.table["pick"]).all()
+    assert CODEC.answers(SPACE, ["0000"] * 7) == [[k] for k in range(7)]
+    assert len(rows(0, 7)) == 8
+    assert len(rows(5, 0)) == 6
+
+
+def test_equal_questions_give_equal_rows_in_any_unit() -> None:
+    assert (rows(30, 7) == rows(30, 7)).all()
+    assert np.allclose(rows(30, 7), rows(30, 7, scale=1e6), atol=1e-4)
+
+
+def test_a_candidate_is_shown_alike_in_any_pool() -> None:
+    """Only the alias says where it stands."""
+    history, pool = question(30, 7)
+    turned = Pool(pool.codes[::-1], pool.surrogate)
+    bare = [CODEC.prompt(SPACE, history, shown)[30:-1] - CODEC.table["aliases"][:7] for shown in (pool, turned)]
+    assert np.allclose(bare[0], bare[1][::-1], atol=1e-5)
+    alone = CODEC.score_prompts(pool)
+    assert [len(prompt) for prompt in alone] == [31] * 7
+    assert np.allclose([prompt[-1] - CODEC.table["aliases"][0] for prompt in alone], bare[0], atol=1e-5)
+
+
+def test_rows_of_earlier_trials_change_at_refits_only() -> None:
+    prompts = {n: rows(n, 0)[:-1] for n in range(1, 50)}
+    for n in range(5, 49):
+        same = bool((prompts[n + 1][:n] == prompts[n]).all())
+        assert same == (n + 1 not in REFITS), n
+
+
+def test_codes_are_as_much_alike_as_they_share_options() -> None:
+    """What stands in the same place is one vector; of positions that offer the same options some of it is shared."""
+    vectors = code_rows(CODEC.table, features_of(SPACE, ["0000", "0001", "1111", "2200"]))
+    assert vectors.shape == (4, WIDTH)
+    layout = lay_out(SPACE)
+    assert layout.sets.tolist() == [0, 0, -1, -1]
+    assert (layout.steps > 0).tolist() == [True, True, False, True]
+    table = CODEC.table | {"options": np.zeros_like(CODEC.table["options"])}
+    swapped = code_rows(table, features_of(SearchSpace({"a": ["x", "y"], "b": ["x", "y"]}), ["01", "10", "11"]))
+    assert np.allclose(swapped[0], swapped[1])
+    assert not np.allclose(swapped[0], swapped[2])
 
 
 def test_wide_positions_take_base_16_digits() -> None:
-    [ids] = digit_ids([300, 17], np.array([[0x1AB - 200, 16]])).tolist()
-    assert [(i - FIRST_DIGIT) % BASE for i in ids] == [0, 14, 3, 1, 0]
-    assert [(i - FIRST_DIGIT) // BASE for i in ids] == [4, 3, 2, 1, 0]
+    space = SearchSpace([300, 17])
+    features = features_of(space, [space.code([0x1AB - 200, 16])])
+    assert (features.options % BASE).tolist() == [[0, 14, 3, 1, 0]]
+    assert (features.options // BASE).tolist() == [[0, 1, 2, 3, 4]]
+    assert (features.places != 0).tolist() == [[True, False, False, True, False]]
 
 
-def test_spaces_and_pools_that_do_not_fit() -> None:
-    long = SearchSpace([2] * 65)
-    with pytest.raises(PromptError, match="65 code tokens"):
-        CODEC.prompt(long, History(), ["0" * 65])
+def test_numbers_enter_as_they_are() -> None:
+    values = np.array([-9.0, -1.0, 0.001, 0.002, 9.0])
+    features = expanded(values)
+    assert (features[:, 0] == 1).all()
+    assert features[:, 1].tolist() == pytest.approx([-1, -1 / LIMIT, 0.001 / LIMIT, 0.002 / LIMIT, 1])
+    assert (features[:, 2:].max(1) > 0.88).all()  # a bump is near, wherever a number is
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(PromptError, match="65 code digits"):
+        CODEC.longest_prompt(SearchSpace([2] * 65), 10)
+    assert CODEC.longest_prompt(SearchSpace([2] * 64), 10) == 212
     space = SearchSpace([200])
+    codes = tuple(space.code([i]) for i in range(129))
     with pytest.raises(PromptError, match="129 candidates"):
-        CODEC.prompt(space, History(), [space.code([i]) for i in range(129)])
-
-
-def test_the_largest_space_fits() -> None:
-    space = SearchSpace([2] * 64)
-    assert len(CODEC.prompt(space, History(), ["0" * 64])) == 69
+        CODEC.prompt(space, History(), Pool(codes, Surrogate(space, History())))
 
 
 @pytest.mark.parametrize("scores", [[1.0], [2.0] * 9, [0.0, 1e308, -1e308], [1e-320, 0.0, 5.0, 5.0]])
-def test_odd_scores_keep_their_order(scores: list[float]) -> None:
-    for fitted in range(1, len(scores) + 1):
-        bins = score_bins(scores, fitted)
-        order = np.argsort(scores, kind="stable")
-        assert (np.diff(bins[order]) >= 0).all()
-        assert ((bins >= 0) & (bins < 64)).all()
+def test_odd_scores_give_finite_rows(scores: list[float]) -> None:
+    codes = SPACE.sample(np.random.default_rng(2), 20)
+    history = History(tuple(codes[: len(scores)]), tuple(scores))
+    prompt = CODEC.prompt(SPACE, history, Pool(tuple(codes[10:]), Surrogate(SPACE, history)))
+    assert np.isfinite(prompt).all()
 
 
-def test_the_scale_does_not_depend_on_units() -> None:
-    scores = np.random.default_rng(1).standard_normal(40)
-    assert (score_bins(scores, 40) == score_bins(np.exp(3 * scores), 40)).all()
-
-
-def test_prompts_grow_at_their_end_between_refits() -> None:
-    space, rng = SearchSpace([5] * 6), np.random.default_rng(2)
-    codes = space.sample(rng, 32)
-    scores = tuple(float(v) for v in rng.standard_normal(32))
-    prompts = {n: CODEC.prompt(space, History(tuple(codes[:n]), scores[:n]), []) for n in range(33)}
-    for n in range(8, 32):
-        same = prompts[n + 1][: len(prompts[n]) - 1] == prompts[n][:-1]
-        assert same == (scale_length(n) == scale_length(n + 1)) or n + 1 in (12, 16, 24, 32)
-
-
-def test_over_the_cap_the_best_and_the_latest_are_shown() -> None:
-    scores = [float(-abs(i - 50)) for i in range(300)]
-    kept = shown(scores)
-    assert len(kept) == 200
-    assert kept == sorted(kept)
-    assert {50, 299, 250} <= set(kept)
-
-
-def test_history_and_pool_apart_are_as_long_as_together() -> None:
-    space = SearchSpace([5] * 4)
-    codes = space.sample(np.random.default_rng(3), 12)
-    history, pool = History(tuple(codes[:9]), tuple(range(9))), codes[9:]
-    parts = ((history, []), (History(), pool), (History(), []), (history, pool))
-    with_history, with_pool, bare, whole = (len(CODEC.prompt(space, *part)) for part in parts)
-    assert with_history + with_pool - bare == whole
+def test_folders_whose_table_is_not_there_or_another_ones(tmp_path: Path) -> None:
+    file = tmp_path / TABLE
+    with pytest.raises(CheckpointError, match="train it anew"):
+        load_codec(file, WIDTH)
+    file.parent.mkdir()
+    file.write_bytes(b"no table")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_codec(file, WIDTH)
+    save_file(random_table(), file)
+    assert (load_codec(file, WIDTH).table["pick"] == CODEC.table["pick"]).all()
+    with pytest.raises(CheckpointError, match="width 64"):
+        load_codec(file, 64)
+    save_file(random_table() | {"pick": np.full((1, WIDTH), np.nan, np.float32)}, file)
+    with pytest.raises(CheckpointError, match="finite"):
+        load_codec(file, WIDTH)

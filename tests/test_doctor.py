@@ -15,6 +15,7 @@ from lmsearcher_local.cli import main
 from lmsearcher_local.doctor import forms
 from lmsearcher_local.history import History
 from lmsearcher_local.presets.registry import PRESETS, preset
+from lmsearcher_local.ranking import Task
 
 LAYER = {
     **{"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096)},
@@ -122,9 +123,11 @@ def test_the_bundled_checkpoint_fits_everywhere_and_a_preset_is_named() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_question_is_longer_than_the_longest(name: str, llama_folder: Path) -> None:
     codec, space, rng = load_checkpoint(llama_folder).codec(), preset(name).space, np.random.default_rng(0)
-    longest = codec.longest_prompt(space, 10)
+    longest = codec.longest_prompt(*Task.of(space, 10))
     for _ in range(5):
         codes = space.sample(rng, 210)
-        prompt = codec.prompt(space, History(tuple(codes[10:]), tuple(rng.normal(size=len(codes) - 10))), codes[:10])
+        prompt = codec.prompt(
+            *Task.of(space, History(tuple(codes[10:]), tuple(rng.normal(size=len(codes) - 10))), codes[:10])
+        )
         length = len(prompt) + max(map(len, codec.answers(space, codes[:10])))
         assert 0.95 * longest < length <= longest

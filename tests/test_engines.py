@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import AliasCodec
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -29,7 +30,6 @@ from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.history import History
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.compact import VOCABULARY, CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.trie import log_softmax
@@ -45,7 +45,7 @@ def tasks(count: int, longest: int, space: SearchSpace = SPACE, seed: int = 0) -
     for _ in range(count):
         trials = int(rng.integers(0, longest + 1))
         codes = space.sample(rng, trials + 10)
-        made.append(Task(space, History(tuple(codes[10:]), tuple(rng.normal(size=trials))), codes[:10]))
+        made.append(Task.of(space, History(tuple(codes[10:]), tuple(rng.normal(size=trials))), codes[:10]))
     return made
 
 
@@ -122,16 +122,16 @@ def test_2000_answers_are_in_their_pools(engines: tuple[Ranker, Ranker, str]) ->
             batch = tasks(500, 4, seed=start)
             sampled = ranker.pick(batch, [rng] * len(batch), 1.0)
             for task, ranking, pick in zip(batch, ranker.rank(batch), sampled, strict=True):
-                assert ranking.greedy in task.pool
-                assert pick.code in task.pool
-                assert sorted(ranking.order()) == sorted(task.pool)
+                assert ranking.greedy in task.pool.codes
+                assert pick.code in task.pool.codes
+                assert sorted(ranking.order()) == sorted(task.pool.codes)
 
 
 def test_posterior_is_that_of_constrained_sampling_token_by_token(engines: tuple[Ranker, Ranker, str]) -> None:
     _, reference, name = engines
     for task in tasks(3, 20, seed=3):
         prompt = reference.codec.prompt(*task)
-        answers = reference.codec.answers(SPACE, task.pool)
+        answers = reference.codec.answers(SPACE, task.pool.codes)
         chances = []
         for answer in answers:
             chance = 1.0
@@ -154,9 +154,9 @@ def test_greedy_is_vllms_grammar_answer_where_that_is_canonical(
     canonical = []
     for space in (SearchSpace([5] * 3), SearchSpace([5] * 6)):
         batch = tasks(100, 20, space, seed=4)
-        answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool for task in batch])
+        answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
         for task, ranking, (text, tokens) in zip(batch, vllm.rank(batch), answers, strict=True):
-            assert text in task.pool
+            assert text in task.pool.codes
             [path] = vllm.codec.answers(space, [text])
             if tokens[: len(path)] == path:
                 canonical.append(text == ranking.greedy)
@@ -176,11 +176,11 @@ def test_shared_prefixes_change_no_answer(folder: str, llama_folder: Path, monke
     wide = SearchSpace([200])
     many = list(wide.enumerate())[:150] if folder == "llama" else list(wide.enumerate())[:100]
     batch = [
-        *(Task(SPACE, history, codes[i : i + 10]) for i in range(60, 160, 10)),
-        Task(SPACE, history, codes[160:260]),  # its own prompt is worth sharing among its branches
+        *(Task.of(SPACE, history, codes[i : i + 10]) for i in range(60, 160, 10)),
+        Task.of(SPACE, history, codes[160:260]),  # its own prompt is worth sharing among its branches
         *tasks(6, 40, seed=6),  # histories of their own
-        Task(wide, History(), many),
-        Task(SPACE, history, codes[60:70]),  # asked twice
+        Task.of(wide, History(), many),
+        Task.of(SPACE, history, codes[60:70]),  # asked twice
     ]
     engine = TransformersEngine(checkpoint)
     computed = []
@@ -254,7 +254,7 @@ MODELS = {  # what each does between its last hidden state and its logits, or to
     [*((kind, torch.float32) for kind in MODELS), ("cap", torch.bfloat16), ("scaled", torch.bfloat16)],
 )
 def test_every_kind_of_model_answers_as_transformers_itself(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    small = {"vocab_size": AliasCodec.VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 8192}
     configuration, own, plain = MODELS[kind]
@@ -271,8 +271,8 @@ def test_every_kind_of_model_answers_as_transformers_itself(kind: str, dtype: to
     rng = np.random.default_rng(7)
     codes = SPACE.sample(rng, 60)
     history = History(tuple(codes[:30]), tuple(rng.normal(size=30)))
-    prompts = [CompactCodec().prompt(SPACE, history, codes[i : i + 10]) for i in range(30, 60, 10)]
-    questions = [Question(prompt, range(900, 910)) for prompt in prompts]
+    prompts = [AliasCodec().prompt(*Task.of(SPACE, history, codes[i : i + 10])) for i in range(30, 60, 10)]
+    questions = [Question(prompt, range(AliasCodec.ALIAS, AliasCodec.ALIAS + 10)) for prompt in prompts]
     answers = engine.log_probs([*questions, questions[0]])
     attention = "eager" if kind == "cap" else None  # the only one that knows Gemma's cap on scores
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype, attn_implementation=attention)
@@ -291,7 +291,7 @@ def test_a_pool_of_one_asks_nothing_and_many_branches_are_split(llama_folder: Pa
     wide = SearchSpace([200])
     with load_ranker(llama_folder, "transformers") as ranker:
         pool = list(wide.enumerate())  # one node of 200 children: two questions of at most 128 tokens
-        [one, many] = ranker.rank([Task(wide, History(), ["007"]), Task(wide, History(), pool)])
+        [one, many] = ranker.rank([Task.of(wide, History(), ["007"]), Task.of(wide, History(), pool)])
     assert one.greedy == "007"
     assert one.log_probs.tolist() == [0.0]
     assert np.exp(many.log_probs).sum() == pytest.approx(1)

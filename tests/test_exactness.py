@@ -9,14 +9,13 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from scipy.stats import chisquare
-from scripted import ScriptedEngine
+from scripted import AliasCodec, ScriptedEngine
 from test_pick import DigitCodec
 from test_pick import tasks as small_tasks
 
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.report import page
 from lmsearcher_local.searcher import Searcher
@@ -73,10 +72,10 @@ def test_after_200_kills_a_search_is_the_uninterrupted_one(temperature: float) -
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("codec", [DigitCodec(), CompactCodec()], ids=["digits", "aliases"])
+@pytest.mark.parametrize("codec", [DigitCodec(), AliasCodec()], ids=["digits", "aliases"])
 def test_a_tournament_is_decided_by_cold_answers_where_it_is_close(codec: Codec, temperature: float) -> None:
     space = SearchSpace([4] * 5)
-    task = Task(space, History(("00000", "11111"), (0.0, 1.0)), space.sample(np.random.default_rng(0), 700))
+    task = Task.of(space, History(("00000", "11111"), (0.0, 1.0)), space.sample(np.random.default_rng(0), 700))
 
     def picks(size: float) -> set[str]:
         rankers = [Ranker(NoisyEngine(state, size), codec) for state in range(8)]
@@ -101,8 +100,8 @@ def test_only_what_is_close_is_asked_again_and_it_is_counted() -> None:
     for gap, repeated in ((0.36, 0), (0.24, 1)):
         engine = Ramp(0)
         engine.gap = gap
-        ranker = Ranker(engine, CompactCodec())
-        ranker.pick([Task(SPACE, History(), SPACE.sample(np.random.default_rng(0), 3))])
+        ranker = Ranker(engine, AliasCodec())
+        ranker.pick([Task.of(SPACE, History(), SPACE.sample(np.random.default_rng(0), 3))])
         assert ranker.repeated == len(engine.asked) - 1 == repeated
         assert ranker.drift == pytest.approx(0.1 * repeated)
     exact = Ranker(ScriptedEngine(), DigitCodec())
@@ -126,7 +125,7 @@ def test_gumbel_noise_draws_from_the_exact_distribution(temperature: float) -> N
 
 
 def test_a_run_says_how_many_questions_were_repeated(tmp_path: Path) -> None:
-    ranker = Ranker(NoisyEngine(0), CompactCodec())
+    ranker = Ranker(NoisyEngine(0), AliasCodec())
     run(lambda configuration: float(sum(configuration.values())), SPACE, ranker, out=tmp_path, trials=30)
     study = optuna.load_study(study_name="search", storage=JournalStorage(JournalFile(str(tmp_path / JOURNAL))))
     [kept] = study.user_attrs[RUNS]
@@ -150,15 +149,15 @@ def test_a_sleeping_engine_is_woken_by_a_question_and_others_are_left_alone() ->
             assert not self.is_asleep
             return super().log_probs(questions)
 
-    ranker = Ranker(Sleeper(), CompactCodec())
-    task = Task(SPACE, History(), SPACE.sample(np.random.default_rng(0), 3))
+    ranker = Ranker(Sleeper(), AliasCodec())
+    task = Task.of(SPACE, History(), SPACE.sample(np.random.default_rng(0), 3))
     for ask in (ranker.rank, ranker.pick):
         ranker.sleep()
         ranker.sleep()
         assert ranker.engine.is_asleep
         ask([task])
         assert not ranker.engine.is_asleep
-    awake = Ranker(ScriptedEngine(), CompactCodec())
+    awake = Ranker(ScriptedEngine(), AliasCodec())
     awake.sleep()
     awake.wake_up()
     assert awake.pick([task])

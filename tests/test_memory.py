@@ -99,7 +99,7 @@ def test_the_published_geometry_loads_with_all_of_its_context(geometry: Path) ->
     with loaded(geometry, None, None) as (ranker, engine):
         assert engine.plan.context == 20_480
         assert engine.plan.cache == engine.plan.least_cache > 2 << 30
-        [ranking] = ranker.rank([Task(SPACE, History(), list(SPACE.sample(np.random.default_rng(0), 10)))])
+        [ranking] = ranker.rank([Task.of(SPACE, History(), list(SPACE.sample(np.random.default_rng(0), 10)))])
     assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
 
 
@@ -107,7 +107,7 @@ def test_the_published_geometry_loads_with_all_of_its_context(geometry: Path) ->
 def test_the_longest_prompt_is_answered_in_the_least_cache(name: str, geometry: Path, llama_folder: Path) -> None:
     folder = geometry if name == "published" else llama_folder
     codes = SPACE.sample(np.random.default_rng(0), 210)
-    task = Task(SPACE, History(tuple(codes[10:]), tuple(np.linspace(0, 1, 200))), codes[:10])
+    task = Task.of(SPACE, History(tuple(codes[10:]), tuple(np.linspace(0, 1, 200))), codes[:10])
     with loaded(folder, SPACE, 1) as (ranker, engine):
         assert engine.plan.cache == blocks(engine.plan.context, 32) * 32 * load_checkpoint(folder).token_bytes
         assert ranker.codec.longest_prompt(SPACE, 10) <= engine.max_length < 2000

@@ -8,6 +8,7 @@ import pytest
 from scripted import ScriptedEngine
 
 from lmsearcher_local.history import History
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 
@@ -20,18 +21,18 @@ class DigitCodec:
     max_pool = 50
     group = 10
 
-    def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
-        return [9, *map(int, "".join(pool))]
+    def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int]:
+        return [9, *map(int, "".join(pool.codes))]
 
-    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
-        pass
+    def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
+        return [[*map(int, code)] for code in codes]
 
-    def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
-        return [[*map(int, code)] for code in pool]
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        return 1 + (pool_size + 1) * space.code_length
 
 
 def tasks(count: int, size: int) -> list[Task]:
-    return [Task(SPACE, History(), SPACE.sample(np.random.default_rng(i), size)) for i in range(count)]
+    return [Task.of(SPACE, History(), SPACE.sample(np.random.default_rng(i), size)) for i in range(count)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 10, 50, 300])

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from scripted import ScriptedEngine, scripted_ranker
+from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
 from lmsearcher_local import prefilter as module
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.history import History
 from lmsearcher_local.prefilter import KEEP, prefilter, promise, rank_pool
-from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 
@@ -23,54 +22,55 @@ def value(code: str) -> float:
 
 def task(trials: int, candidates: int = 3000) -> Task:
     tried = CODES[:trials]
-    return Task(SPACE, History(tuple(tried), tuple(map(value, tried))), CODES[60 : 60 + candidates])
+    return Task.of(SPACE, History(tuple(tried), tuple(map(value, tried))), CODES[60 : 60 + candidates])
 
 
 def test_the_most_promising_are_kept_in_pool_order_and_the_others_follow_by_promise() -> None:
     asked = task(60)
-    kept, rest = prefilter(asked, 300)
-    chances = dict(zip(asked.pool, promise(asked), strict=True))
+    kept, rest = prefilter(asked.pool, 300)
+    chances = dict(zip(asked.pool.codes, promise(asked.pool), strict=True))
     assert len(kept) == 300
-    assert sorted([*kept, *rest]) == sorted(asked.pool)
-    assert kept == [code for code in asked.pool if code in set(kept)]
-    assert min(chances[code] for code in kept) >= max(chances[code] for code in rest)
+    assert sorted([*kept.codes, *rest]) == sorted(asked.pool.codes)
+    assert list(kept.codes) == [code for code in asked.pool.codes if code in set(kept.codes)]
+    assert kept.means == pytest.approx(kept.surrogate.posterior(kept.codes)[0])
+    assert min(chances[code] for code in kept.codes) >= max(chances[code] for code in rest)
     assert [chances[code] for code in rest] == sorted((chances[code] for code in rest), reverse=True)
-    assert max(asked.pool, key=value) in kept
-    assert prefilter(asked, 3000) == (list(asked.pool), [])
+    assert max(asked.pool.codes, key=value) in kept.codes
+    assert prefilter(asked.pool, 3000) == (asked.pool, [])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     asked = task(60, 1000)
-    whole = promise(asked)
     monkeypatch.setattr(module, "CHUNK", chunk)
     done: list[int] = []
-    np.testing.assert_allclose(promise(asked, lambda stage, now, total: done.append(now)), whole, atol=1e-12)
+    in_parts = module.appraised(asked.pool, lambda stage, now, total: done.append(now))
+    np.testing.assert_allclose(promise(in_parts), promise(asked.pool), atol=1e-12)
     assert done == [*range(chunk, 1000, chunk), 1000]
 
 
 @pytest.mark.parametrize("trials", [1, 2, 4])
 def test_few_trials_suffice(trials: int) -> None:
-    kept, rest = prefilter(task(trials), 500)
+    kept, rest = prefilter(task(trials).pool, 500)
     assert (len(kept), len(rest)) == (500, 2500)
-    assert np.isfinite(promise(task(trials))).all()
+    assert np.isfinite(promise(task(trials).pool)).all()
 
 
 def test_without_a_history_a_random_sample_is_kept_always_the_same() -> None:
-    kept, rest = prefilter(task(0), 500)
-    assert (kept, rest) == prefilter(task(0), 500)
-    assert kept != task(0).pool[:500]
-    pool = list(task(0).pool)
-    assert kept == [code for code in pool if code in set(kept)]
-    assert rest == [code for code in pool if code not in set(kept)]
+    pool = task(0).pool
+    kept, rest = prefilter(pool, 500)
+    assert (kept.codes, rest) == (prefilter(task(0).pool, 500)[0].codes, rest)
+    assert kept.codes != pool.codes[:500]
+    assert list(kept.codes) == [code for code in pool.codes if code in set(kept.codes)]
+    assert rest == [code for code in pool.codes if code not in set(kept.codes)]
 
 
 def test_a_ranking_names_every_candidate_once_and_says_how_far_it_is() -> None:
     stages: list[tuple[str, int, int]] = []
     ranking = rank_pool(scripted_ranker(), task(60), lambda *stage: stages.append(stage))
-    kept, rest = prefilter(task(60), KEEP)
+    kept, rest = prefilter(task(60).pool, KEEP)
     order = ranking.order()
-    assert sorted(order[:KEEP]) == sorted(kept)
+    assert sorted(order[:KEEP]) == sorted(kept.codes)
     assert order[KEEP:] == rest
     assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
     assert ranking.greedy == order[0]
@@ -88,18 +88,18 @@ def test_small_pools_are_ranked_by_the_model_alone() -> None:
         assert (found.log_probs == expected.log_probs).all()
     for pool in ([], CODES[:1] * 2):
         with pytest.raises(PromptError):
-            rank_pool(scripted_ranker(), task(5)._replace(pool=pool))
+            rank_pool(scripted_ranker(), Task.of(SPACE, task(5).history, pool))
 
 
 def test_long_codes_go_on_in_smaller_prompts() -> None:
     class Short(ScriptedEngine):
         max_length = 60 * 7 + 40 * 7 + 2
 
-    ranker, asked = Ranker(Short(), CompactCodec()), task(60, 300)
+    ranker, asked = Ranker(Short(), AliasCodec()), task(60, 300)
     with pytest.raises(PromptError, match="this checkpoint reads"):
         ranker.rank([asked])
     ranking = rank_pool(ranker, asked)
-    assert sorted(ranking.pool) == sorted(asked.pool)
+    assert sorted(ranking.pool) == sorted(asked.pool.codes)
     assert np.isfinite(ranking.log_probs).sum() <= 32
     assert ranker.codec.max_pool == 128
 

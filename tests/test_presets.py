@@ -298,7 +298,7 @@ def test_a_full_history_of_the_longest_codes_is_ranked(ranker: Ranker) -> None:
     known = preset("sd_lora")
     codes = sample(known, 210)
     scores = tuple(float(sum(known.space.indices(code))) for code in codes[10:])
-    [ranking] = ranker.rank([Task(known.space, History(tuple(codes[10:]), scores), codes[:10])])
+    [ranking] = ranker.rank([Task.of(known.space, History(tuple(codes[10:]), scores), codes[:10])])
     assert sorted(ranking.order()) == sorted(codes[:10])
     assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
 

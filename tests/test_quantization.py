@@ -123,10 +123,10 @@ def write(plain: Path, folder: Path, settings: Any, change: Callable[[torch.Tens
 
 def ranked(folder: Path, **options: Any) -> Ranking:
     codes = SPACE.sample(np.random.default_rng(0), 40)
-    task = Task(SPACE, History(tuple(codes[10:]), tuple(i / 30 for i in range(30))), codes[:10])
+    task = Task.of(SPACE, History(tuple(codes[10:]), tuple(i / 30 for i in range(30))), codes[:10])
     with load_ranker(folder, **options) as ranker:
         [ranking] = ranker.rank([task])
-    assert ranking.greedy in task.pool
+    assert ranking.greedy in task.pool.codes
     assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
     return ranking
 

@@ -75,7 +75,7 @@ def test_in_a_batch_at_the_end_every_choice_is_out_of_its_own_pool() -> None:
         assert len({*codes}) == len(codes) == 2
         assert 1 <= len({choice.code for choice in searcher.choices}) == len(searcher.choices)
         for choice in searcher.choices:
-            [ranking] = RANKER.rank([Task(space, history, choice.pool)])
+            [ranking] = RANKER.rank([Task.of(space, history, choice.pool)])
             assert choice.code == ranking.greedy
             assert choice.probability == pytest.approx(np.exp(ranking.log_probs.max()), rel=0.01)
 
@@ -110,7 +110,7 @@ def test_failed_codes_are_not_proposed_again() -> None:
 
 
 def test_what_does_not_fit_the_checkpoint_is_refused_at_once() -> None:
-    with pytest.raises(PromptError, match="at most 64"):
+    with pytest.raises(PromptError, match="this checkpoint reads 4096"):
         Searcher(SearchSpace([2] * 65), RANKER)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from goals import raises, score
-from scripted import ScriptedEngine, scripted_ranker
+from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import EngineError, StudyError
@@ -18,7 +18,6 @@ from lmsearcher_local.objectives.base import ObjectiveFailed
 from lmsearcher_local.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.objectives.table import TableObjective
 from lmsearcher_local.optuna import LMSearcherSampler
-from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import Configuration, SearchSpace
 from lmsearcher_local.study import run
@@ -84,7 +83,7 @@ class ElsewhereExecutor(Executor):
 
 
 def ranker(engine: ScriptedEngine) -> Ranker:
-    return Ranker(engine, CompactCodec())
+    return Ranker(engine, AliasCodec())
 
 
 def interrupts(configuration: Configuration) -> float:

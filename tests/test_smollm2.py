@@ -66,7 +66,7 @@ def tasks(count: int, trials: int, size: int, seed: int) -> list[Task]:
     for i in range(count):
         codes = SPACE.sample(np.random.default_rng([seed, i % 5]), trials)
         history = History(tuple(codes), tuple(np.linspace(0, 1, trials)))
-        made.append(Task(SPACE, history, SPACE.sample(rng, size, codes)))
+        made.append(Task.of(SPACE, history, SPACE.sample(rng, size, codes)))
     return made
 
 
@@ -76,7 +76,7 @@ def test_the_prompt_is_that_of_its_own_chat_template(folders: dict[str, Path]) -
     codec = load_checkpoint(folders["float32"]).codec()
     assert isinstance(codec, TextCodec)
     [task] = tasks(1, 3, 4, seed=0)
-    chat = [{"role": "system", "content": codec.render(task.history, task.pool)[len(codec.frame.before) :]}]
+    chat = [{"role": "system", "content": codec.render(task.history, task.pool.codes)[len(codec.frame.before) :]}]
     chat[0]["content"] = chat[0]["content"].removesuffix(codec.frame.after)
     tokenizer = AutoTokenizer.from_pretrained(folders["float32"], local_files_only=True)
     theirs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
@@ -97,10 +97,10 @@ def test_greedy_is_the_answer_of_vllms_grammar(engines: tuple[Ranker, Ranker, st
     vllm, _, name = engines
     assert isinstance(vllm.engine, VLLMEngine)
     batch = tasks(20, 4, 6, seed=2)
-    answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool for task in batch])
+    answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
     picks = vllm.pick(batch)
     equal = [text == pick.code for (text, _), pick in zip(answers, picks, strict=True)]
-    assert all(text in task.pool for (text, _), task in zip(answers, batch, strict=True))
+    assert all(text in task.pool.codes for (text, _), task in zip(answers, batch, strict=True))
     assert sum(equal) >= 20 - (2 if name == "bfloat16" else 0)  # which rounds near-equal logits to either side
 
 
@@ -109,8 +109,8 @@ def test_500_answers_are_in_their_pools(engines: tuple[Ranker, Ranker, str]) -> 
     batch = tasks(250, 2, 3, seed=3)
     for ranker in engines[:2]:
         picks = ranker.pick(batch, [np.random.default_rng(i) for i in range(250)], 1.0)
-        assert all(pick.code in task.pool for pick, task in zip(picks, batch, strict=True))
-        assert len({task.pool.index(pick.code) for pick, task in zip(picks, batch, strict=True)}) == 3
+        assert all(pick.code in task.pool.codes for pick, task in zip(picks, batch, strict=True))
+        assert len({task.pool.codes.index(pick.code) for pick, task in zip(picks, batch, strict=True)}) == 3
 
 
 @pytest.mark.parametrize("engines", ["float32"], indirect=True)

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from lmsearcher_local.cli import main
 from lmsearcher_local.errors import SpaceError, SpaceWarning
-from lmsearcher_local.history import History
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import process
 
 SIZES = st.lists(st.integers(1, 150), min_size=1, max_size=12)
 
@@ -188,8 +186,6 @@ def test_equal_values_of_another_type_are_other_spaces_and_no_options() -> None:
     for space, value in ((numbers, True), (mixed, 1), (mixed, np.float64(1)), (numbers, [1]), (numbers, float("nan"))):
         with pytest.raises(SpaceError, match="a has no option"):
             space.encode({"a": value})  # type: ignore[dict-item]
-    histories = [History(("0", "1"), (1.0, 2.0)) for _ in range(2)]
-    assert process(numbers, histories[0]) is not process(mixed, histories[1])
 
 
 def test_a_predicate_that_changes_its_argument_changes_nothing() -> None:

@@ -13,7 +13,6 @@ from lmsearcher_local import surrogate
 from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.kernel import Embedding, fit_kernel
 from lmsearcher_local.pool import POLICIES, neighbourhood, recombined
-from lmsearcher_local.prompt.compact import hint_bins
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import REFITS, Surrogate
 
@@ -153,14 +152,14 @@ def test_options_are_counted_among_the_positions_that_share_them() -> None:
         np.array([[2, 0, 0, 2, 0], [1, 0, 1, 2, 0], [0, 0, 2, 2, 0], [2, 0, 0, 1, 1]])
     )
     assert np.bincount(embedding.groups).tolist()[-2:] == [3, 2]
-    assert len(embedding.prior) == 3 * 2 + 2 + 2  # one-hot and place of a, c and e; one-hot of b and d; two counts
+    assert len(embedding.usual) - 1 == 3 * 2 + 2 + 2  # one-hot and place of a, c and e; one-hot of b and d; two counts
 
 
 def test_one_change_costs_one_unit_and_numbers_in_order_are_near_their_neighbours() -> None:
     space = SPACES["ordered"]
     rows = space.array(["000", "100", "300", "010"])
     embedding = Embedding(space, rows)
-    features, groups, prior = embedding.features(rows), embedding.groups, embedding.prior
+    features, groups, prior = embedding.features(rows), embedding.groups, embedding.usual[:-1]
     assert len(prior) == 5  # two for each of rate and layers, one for kind
     half = (features - features[0]) ** 2 / 2
     by_weight = np.stack([np.bincount(groups, row, len(prior)) for row in half])
@@ -175,7 +174,7 @@ def test_its_pools_hold_better_codes_than_the_other_policies_pools() -> None:
     history = History(tuple(codes), tuple(score(space, effects, code) for code in codes))
     means = {}
     for name, policy in POLICIES.items():
-        pool = policy(space, history, np.random.default_rng(1), 10, set(codes))
+        pool = policy(Surrogate(space, history), np.random.default_rng(1), 10, set(codes)).codes
         assert len(set(pool) - set(codes)) == 10
         means[name] = np.mean([score(space, effects, code) for code in pool])
     assert means["surrogate"] > means["local"] > means["paper"]
@@ -186,7 +185,7 @@ def test_equal_scores_and_a_history_beyond_the_cap_are_no_obstacle() -> None:
     flat = History(tuple(space.sample(np.random.default_rng(0), 30)), (1.0,) * 30)
     assert np.isfinite(Surrogate(space, flat).appraise(["00000", "33333"]).improvements).all()
     long = searched(space, 260)
-    assert len(POLICIES["surrogate"](space, long, np.random.default_rng(0), 10, set(long.codes))) == 10
+    assert len(POLICIES["surrogate"](Surrogate(space, long), np.random.default_rng(0), 10, set(long.codes))) == 10
 
 
 def test_neighbours_and_recombinations_respect_the_predicate() -> None:
@@ -231,10 +230,11 @@ def test_an_ask_in_a_space_of_very_many_options_is_small(sizes: list[int], polic
     codes = space.sample(np.random.default_rng(0), 40)
     history = History(tuple(codes), tuple(float(i % 7) for i in range(40)))
     tracemalloc.start()
-    pool = POLICIES[policy](space, history, np.random.default_rng(0), 10, set(codes))
-    hint_bins(space, history, pool)
+    pool = POLICIES[policy](Surrogate(space, history), np.random.default_rng(0), 10, set(codes))
+    assert len(pool.surrogate.hindsight.means) == len(pool.surrogate.kept)
+    assert np.isfinite(pool.appraisal).all()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(set(pool) - set(codes)) == 10
-    assert all(code in space for code in pool)
+    assert len(set(pool.codes) - set(codes)) == 10
+    assert all(code in space for code in pool.codes)
     assert peak < 200 << 20

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.history import History
 from lmsearcher_local.prompt.text import TextCodec, message, published_frame
+from lmsearcher_local.ranking import Task
 from lmsearcher_local.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
@@ -62,7 +63,7 @@ def test_tokens_are_those_of_metas_own_tokenizer(tokenizer: Tokenizer) -> None:
     reference = Reference.get_instance()
     text = codec.render(HISTORY, ["123401", "3042413401"])
     expected = reference.encode(text, bos=False, eos=False, allowed_special="all")
-    assert codec.prompt(SPACE, HISTORY, ["123401", "3042413401"]) == expected
+    assert codec.prompt(*Task.of(SPACE, HISTORY, ["123401", "3042413401"])) == expected
     [answer] = codec.answers(SPACE, ["3042413401"])
     assert [tokenizer.decode([token]) for token in answer] == ["304", "241", "340", "1"]
     assert answer == reference.encode("3042413401", bos=False, eos=False)
@@ -90,5 +91,5 @@ def test_history_and_pool_apart_are_as_long_as_together(tokenizer: Tokenizer) ->
     for n in (1, 7, 40):
         history, pool = History(tuple(codes[:n]), tuple(i / 9 for i in range(n))), codes[n : n + 5]
         parts = ((history, []), (History(), pool), (History(), []), (history, pool))
-        with_history, with_pool, bare, whole = (len(codec.prompt(SPACE, *part)) for part in parts)
+        with_history, with_pool, bare, whole = (len(codec.prompt(*Task.of(SPACE, *part))) for part in parts)
         assert with_history + with_pool - bare == whole

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS
+from lmsearcher_local.checkpoint import TABLE
+from lmsearcher_local.pool import Pool
+from lmsearcher_local.prompt.compact import ALIASES, BASE, SCORES, SLOTS, load_codec
 from lmsearcher_local.training.peers import PEERS
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
-from lmsearcher_local.training.trajectories import draw_batch, draw_shape, draw_task
+from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_lesson, draw_shape, draw_task
 
 torch = pytest.importorskip("torch")
 
@@ -40,17 +42,31 @@ def test_tasks_hold_distinct_codes_of_their_space() -> None:
         assert [task.space.indices(code) for code in (*history.codes, *pool)] == [tuple(row) for row in rows.tolist()]
 
 
+def test_lessons_hold_several_pools_behind_one_history() -> None:
+    for seed in range(10):
+        lesson = draw_lesson(np.random.default_rng(seed), 4, 20, 8, 3, wrong=0.5)
+        assert lesson.pools.shape == (3, 8, 4)
+        known = {tuple(row) for row in lesson.history.tolist()}
+        for pool in lesson.pools:
+            codes = {tuple(row) for row in pool.tolist()}
+            assert len(codes) == 8
+            assert not codes & known
+
+
+def flat(batch: Batch) -> list[np.ndarray]:
+    return [*batch.codes, *batch[1:]]
+
+
 def test_batches_are_in_range_and_repeatable() -> None:
-    def draw() -> tuple[np.ndarray, ...]:
+    def draw() -> Batch:
         rng = np.random.default_rng(5)
-        positions, n, m, _ = draw_shape(rng, 2000)
-        batch = draw_batch(rng, [draw_task(rng, positions, n, m) for _ in range(3)])
-        return batch.digits, batch.bins, batch.aliases, batch.truth
+        positions, n, m, k, _ = draw_shape(rng, 2000)
+        return draw_batch(rng, [draw_lesson(rng, positions, n, m, k, 0.5) for _ in range(3)])
 
     first, second = draw(), draw()
-    assert all((a == b).all() for a, b in zip(first, second, strict=True))
-    assert first[0].max() < SLOTS * BASE
-    assert first[2].max() < ALIASES
+    assert all((a == b).all() for a, b in zip(flat(first), flat(second), strict=True))
+    assert all(np.isfinite(part).all() for part in flat(first))
+    assert first.codes.options.max() < SLOTS * BASE
 
 
 def test_peers_beat_chance() -> None:
@@ -59,45 +75,39 @@ def test_peers_beat_chance() -> None:
         assert np.mean([np.argmax(peer(task)) == np.argmax(task.truth) for task in tasks]) > 0.2
 
 
-def test_hand_written_weights_rank_above_chance_and_export_exactly(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from lmsearcher_local.training.evaluate import checkpoint_predictions, figures, held_out_tasks, model_predictions
-    from lmsearcher_local.training.export import export
+def test_the_exported_llama_answers_as_the_trained_form(tmp_path: Path) -> None:
+    """Each pool of a lesson as if it stood behind the history alone, through the codec and plain transformers."""
+    transformers = pytest.importorskip("transformers")
     from lmsearcher_local.training.model import Ranker
-    from lmsearcher_local.training.start import set_start
+    from lmsearcher_local.training.train import export
 
-    model = Ranker(0)
-    set_start(model)
-    tasks = held_out_tasks(50, 60)
-    picks, scores = model_predictions(model, tasks)
-    assert figures(scores, tasks)["top1"] > 0.25
-    for ours, theirs in zip(picks[:3], checkpoint_predictions(export(model, tmp_path), tasks[:3]), strict=True):
-        ours, theirs = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (ours, theirs))
-        assert np.abs(ours - theirs).max() < 0.02  # bfloat16 storage
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 8e6
-
-
-def test_muon_is_pytorchs_in_another_precision() -> None:
-    from lmsearcher_local.training.muon import Muon
-
-    torch.manual_seed(0)
-    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 16), (16, 40), (24, 16))]
-    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
-    pair = Muon(ours, lr=0.1, momentum=0.95), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0, momentum=0.95)
-    for _ in range(3):
-        for a, b in zip(ours, theirs, strict=True):
-            a.grad = torch.randn_like(a)
-            b.grad = a.grad.clone()
-        for optimiser in pair:
-            optimiser.step()
-    assert all(torch.allclose(a, b, atol=0.01) for a, b in zip(ours, theirs, strict=True))
+    model = Ranker(0).eval()
+    with torch.no_grad():  # larger weights than those of a start, so that every row and every order matters
+        for parameter in model.llama.parameters():
+            parameter.mul_(3)
+    folder = export(model, tmp_path / "checkpoint")
+    llama = transformers.LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    codec = load_codec(folder / TABLE, llama.config.hidden_size)
+    for positions, n, m, k in ((4, 20, 7, 3), (20, 3, 5, 2)):
+        lesson = draw_lesson(np.random.default_rng(n), positions, n, m, k)
+        with torch.no_grad():
+            pick, scores = model(draw_batch(np.random.default_rng(0), [lesson], augment=False))
+            for j, codes in enumerate(map(lesson.space.codes, lesson.pools)):
+                pool = Pool(tuple(codes), lesson.surrogate)
+                rows = codec.prompt(lesson.space, lesson.surrogate.history, pool)
+                logits = llama(inputs_embeds=torch.from_numpy(rows)[None]).logits[0]
+                assert torch.allclose(logits[-1, :ALIASES], pick[0, j], atol=1e-4)
+                assert torch.allclose(logits[n:-1, ALIASES:], scores[1, 0, j], atol=1e-4)
+                alone = llama(inputs_embeds=torch.from_numpy(codec.score_prompts(pool)[0])[None]).logits[0, -1]
+                assert torch.allclose(alone[ALIASES : ALIASES + SCORES], scores[1, 0, j, 0], atol=1e-4)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 8e6
 
 
 def test_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lmsearcher_local.training import train as trainer
 
     def run(name: str) -> None:
-        trainer.train(tmp_path / name, seed=3, steps=2, tokens=200, save_every=1, evaluate_every=100)
+        trainer.train(tmp_path / name, seed=3, steps=2, rows=100, save_every=1, evaluate_every=100)
 
     monkeypatch.setattr(trainer, "HISTORY_SIZES", (10,))
     run("whole")

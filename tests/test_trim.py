@@ -80,7 +80,7 @@ def test_every_prompt_is_split_alike(
     history = History(tuple(seen), tuple(scores[: len(seen)]))
     old, new = (TextCodec(tokenizer, published_frame(template, date), digits) for tokenizer in (before, after))
     space = SearchSpace([10] * length)
-    assert new.prompt(space, history, pool) == [ids[i] for i in old.prompt(space, history, pool)]
+    assert new.prompt(*Task.of(space, history, pool)) == [ids[i] for i in old.prompt(*Task.of(space, history, pool))]
     assert new.answers(space, pool) == [[ids[i] for i in path] for path in old.answers(space, pool)]
 
 
@@ -122,14 +122,14 @@ def test_rankings_are_the_very_same(engine: str, llama_folder: Path, trimmed: Pa
         for trials in (0, 3, 200):
             codes = space.sample(rng, trials + 10)
             history = History(tuple(codes[10:]), tuple(rng.normal(size=trials)))
-            batch.append(Task(space, history, codes[:10]))
+            batch.append(Task.of(space, history, codes[:10]))
     answers: list[tuple[list[Ranking], list[str]]] = []
     for folder in (llama_folder, trimmed):
         with load_ranker(folder, engine) as ranker:
             grammar = []
             if isinstance(ranker.engine, VLLMEngine):
                 prompts = [ranker.codec.prompt(*task) for task in batch]
-                grammar = [text for text, _ in ranker.engine.choose(prompts, [task.pool for task in batch])]
+                grammar = [text for text, _ in ranker.engine.choose(prompts, [task.pool.codes for task in batch])]
             answers.append((ranker.rank(batch), grammar))
     (before, chosen_before), (after, chosen_after) = answers
     for old, new in zip(before, after, strict=True):

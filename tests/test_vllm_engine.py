@@ -27,7 +27,7 @@ def questions() -> list[Question]:
     """Three prompts of some hundred tokens."""
     codec = load_checkpoint().codec()
     return [
-        Question(codec.prompt(*task), [token for [token] in codec.answers(task.space, task.pool)])
+        Question(codec.prompt(*task), [token for [token] in codec.answers(task.space, task.pool.codes)])
         for task in fresh_tasks(np.random.default_rng(0), 3, 40, 10)
     ]
 

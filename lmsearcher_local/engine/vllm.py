@@ -112,7 +112,7 @@ class VLLMEngine(Engine):
                 raise EngineError("the model does not get back onto the card whole; free memory there and ask again")
         self.is_asleep = False
 
-    def choose(self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
+    def choose(self, prompts: Sequence[Prefix], choices: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
         """The answer of vLLM's own grammar, greedy: the independent second way to a constrained answer.
 
         Returns the text and its tokens; needs a checkpoint with a tokenizer.

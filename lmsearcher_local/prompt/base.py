@@ -1,9 +1,12 @@
 """What a codec is: the way a checkpoint is shown a history and a pool, and names its answer."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from lmsearcher_local.history import History
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.space import SearchSpace
 
 
@@ -17,15 +20,11 @@ class Codec(Protocol):
     max_pool: int
     group: int
 
-    def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
-        """Token ids of the prompt that shows ``history`` and ``pool``; the answer follows it."""
+    def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int] | np.ndarray:
+        """Token ids, or rows, of the prompt that shows ``history`` and ``pool``; the answer follows it."""
         ...
 
-    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
-        """Get ready to show a large pool in many prompts, a group of its candidates in each."""
-        ...
-
-    def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
+    def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
         """For each candidate the token ids that name it as the answer."""
         ...
 
@@ -35,4 +34,16 @@ class Codec(Protocol):
         Raises:
             PromptError: the codec cannot show this space.
         """
+        ...
+
+
+@runtime_checkable
+class ScoreCodec(Codec, Protocol):
+    """A codec whose model also predicts scores: ``score_tokens`` stand for ``score_centres``, in normal scores."""
+
+    score_tokens: Sequence[int]
+    score_centres: np.ndarray
+
+    def score_prompts(self, pool: Pool) -> list[np.ndarray]:
+        """For each candidate the prompt behind which the score tokens are as likely as its scores."""
         ...

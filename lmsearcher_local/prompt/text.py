@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.history import HISTORY_CAP, History, min_max
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.prompt.chat import Frame
 from lmsearcher_local.space import SearchSpace
 
@@ -81,20 +82,16 @@ class TextCodec:
         """The whole prompt as text, special tokens included."""
         return self.frame.before + message(history, pool, self.score_digits) + self.frame.after
 
-    def prompt(self, space: SearchSpace, history: History, pool: Sequence[str]) -> list[int]:
+    def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int]:
         """Token ids of the prompt, in the tokenizer's canonical split."""
-        return self._encode(self.render(history, pool))
+        return self._encode(self.render(history, pool.codes))
 
-    def prepare(self, space: SearchSpace, history: History, pool: Sequence[str]) -> None:
-        """Tokenise the candidates all at once, which is quicker than group by group."""
-        self.answers(space, pool)
-
-    def answers(self, space: SearchSpace, pool: Sequence[str]) -> list[list[int]]:
+    def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
         """Each candidate's canonical tokens; tokenised once in the life of the codec."""
-        new = [code for code in dict.fromkeys(pool) if code not in self._answers]
+        new = [code for code in dict.fromkeys(codes) if code not in self._answers]
         encoded = self._tokenizer.encode_batch(new, add_special_tokens=False)
         self._answers.update((code, item.ids) for code, item in zip(new, encoded, strict=True))
-        return [self._answers[code] for code in pool]
+        return [self._answers[code] for code in codes]
 
     def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
         """Tokens of the longest question that a search in a space asks, answer included.
@@ -105,7 +102,8 @@ class TextCodec:
         codes = space.sample(np.random.default_rng(0), HISTORY_CAP + pool_size)
         pool, seen = codes[:pool_size], codes[pool_size:]
         scores = (1.0, 0.0, *[1 / 3] * len(seen))[: len(seen)]  # a third has as many decimals as are shown
-        return len(self.prompt(space, History(tuple(seen), scores), pool)) + max(map(len, self.answers(space, pool)))
+        prompt = self._encode(self.render(History(tuple(seen), scores), pool))
+        return len(prompt) + max(map(len, self.answers(space, pool)))
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

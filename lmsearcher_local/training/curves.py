@@ -17,7 +17,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     left, right = figure.subplots(1, 2)
     steps = np.array([row["step"] for row in rows])
     window = max(1, min(50, len(rows) // 5))
-    for name in ("answer", "history", "pool", "order"):
+    for name in ("answer", "score", "order"):
         smooth = np.convolve([row[name] for row in rows], np.ones(window) / window, mode="valid")
         left.plot(steps[window - 1 :], smooth, label=name)
     left.set(xlabel="step", title=f"losses, mean of {window} steps")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lmsearcher_local.history import normal_scores
-from lmsearcher_local.surrogate import process
+from lmsearcher_local.surrogate import Surrogate
 from lmsearcher_local.training.trajectories import Task
 
 Peer = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better
@@ -60,7 +60,7 @@ def nearest(task: Task) -> np.ndarray:
 def hints(task: Task) -> np.ndarray:
     """What the surrogate behind the model's hints expects: what the model would answer if it believed them."""
     history, pool = task.question()
-    return process(task.space, history).posterior(pool)[0]
+    return Surrogate(task.space, history).posterior(pool)[0]
 
 
 PEERS: dict[str, Peer] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest, "hints alone": hints}

@@ -40,10 +40,10 @@ def draw_objective(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objectiv
     scaled = [_standardised(part, probe) for part in parts]
     values = sum(w * part(probe) for w, part in zip(weights, scaled, strict=True))
     spread = float(np.std(values)) + 1e-9
-    ceiling = float(np.quantile(values, rng.uniform(0.5, 0.99))) if rng.random() < 0.3 else np.inf
+    ceiling = float(np.quantile(values, rng.uniform(0.5, 0.99))) if rng.random() < 0.45 else np.inf
     fails = _failures(rng, sizes) if rng.random() < 0.12 else None
     floor = float(np.min(values)) - spread * rng.uniform(0, 1)
-    noise = spread * float(np.exp(rng.uniform(np.log(0.01), np.log(0.3)))) if rng.random() < 0.6 else 0.0
+    noise = spread * float(np.exp(rng.uniform(np.log(0.01), np.log(0.5)))) if rng.random() < 0.6 else 0.0
 
     def objective(codes: np.ndarray) -> np.ndarray:
         value = np.asarray(sum(w * part(codes) for w, part in zip(weights, scaled, strict=True)))
@@ -229,6 +229,25 @@ def _trees(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     return objective
 
 
+def _hills(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
+    """A few hills and valleys around codes at random, narrow where a position matters."""
+    features = [
+        np.stack([_shape(rng, n, o) for _ in range(2)], axis=1) * scale
+        for n, o, scale in zip(sizes, ordinal, _scales(rng, len(sizes)), strict=True)
+    ]
+    centres = rng.integers(0, sizes, size=(int(rng.integers(3, 40)), len(sizes)))
+    heights = rng.standard_normal(len(centres)) * rng.exponential(1.0, len(centres))
+    narrow = np.exp(rng.uniform(-1.5, 1.5)) / len(sizes) ** 0.5
+
+    def objective(codes: np.ndarray) -> np.ndarray:
+        apart = np.zeros((len(codes), len(centres)))
+        for i, feature in enumerate(features):
+            apart += ((feature[codes[:, i]][:, None] - feature[centres[:, i]]) ** 2).sum(2)
+        return np.exp(-narrow * apart) @ heights
+
+    return objective
+
+
 def _failures(rng: Rng, sizes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Codes that fail: two positions take certain options together."""
     chosen = rng.choice(len(sizes), min(2, len(sizes)), replace=False)
@@ -242,5 +261,5 @@ def _standardised(part: Objective, probe: np.ndarray) -> Objective:
     return lambda codes: (part(codes) - mean) / spread
 
 
-_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees)
-_SHARES = (0.45, 0.1, 0.17, 0.15, 0.13)
+_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees, _hills)
+_SHARES = (0.18, 0.08, 0.18, 0.2, 0.2, 0.16)

@@ -15,31 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsearcher_local.checkpoint import TABLE
+from lmsearcher_local.checksums import write_checksums
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.folders import unusable
-from lmsearcher_local.prompt.compact import BINS, LIMIT
+from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
-from lmsearcher_local.training.export import export
-from lmsearcher_local.training.model import Output, Ranker
-from lmsearcher_local.training.muon import Muon
-from lmsearcher_local.training.start import set_start
-from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_shape, draw_task
+from lmsearcher_local.training.model import Ranker
+from lmsearcher_local.training.trajectories import WRONG_KERNEL, Batch, draw_batch, draw_lesson, draw_shape
 
-ACCUMULATE = 3  # batches of different shapes per step
-MATRIX_RATE, OTHER_RATE = 0.015, 5e-3
-WARM_UP, COOL_DOWN = 50, 0.4  # steps; share of all steps with a falling rate
-LEAST_WEIGHT = 0.5  # of a pool that improves on nothing; improvements count in normal scores
-AVERAGE = 0.99  # weights are averaged over about the last 100 steps
+ACCUMULATE = 2  # batches of different shapes per step
+MATRIX_RATE, OTHER_RATE = 0.015, 2e-3
+WARM_UP, COOL_DOWN = 100, 0.4  # steps; share of all steps with a falling rate
+IMPROVEMENT = 0.3  # by how much more a pool weighs for each normal score that its best exceeds the history by
+SHARP = 3.0  # how sharply a pool's order follows its values, in their standard deviations
+AVERAGE = 0.995  # weights are averaged over about the last 200 steps
 
 
 def train(
     out: Path,
     seed: int,
     steps: int,
-    tokens: int = 6000,
+    rows: int = 3000,
     save_every: int = 100,
-    evaluate_every: int = 200,
+    evaluate_every: int = 250,
     device: str = "cpu",
     show: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Path:
@@ -49,7 +49,7 @@ def train(
         out: holds ``state.pt``, ``log.jsonl``, ``curves.png`` and ``checkpoint/``.
         seed: of weights and data.
         steps: optimiser steps in all.
-        tokens: about how many tokens a batch has; a step sees three batches.
+        rows: about how many rows a batch has; a step sees two batches.
         save_every: steps between states on disk.
         evaluate_every: steps between evaluations on held-out tasks.
         device: where the steps run, ``cpu`` or ``cuda``; a run may change it when it goes on.
@@ -62,44 +62,24 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {unusable(out, error)}") from error
-    model, averaged = Ranker(seed), Ranker(seed)
-    set_start(model)
-    averaged.load_state_dict(model.state_dict())
-    model, averaged = model.to(device), averaged.to(device)
+    model = Ranker(seed).to(device)
+    averaged = copy.deepcopy(model)
     optimisers = _optimisers(model)
     first, seconds = 0, 0.0
     state_file, log = out / "state.pt", out / "log.jsonl"
     if state_file.exists():
         first, seconds = read_state(state_file, seed, device, (model, averaged), optimisers)
     cut_log(log, first)
-    for step, batches in _stream(seed, first, steps, tokens):
+    for step, batches in _stream(seed, first, steps, rows):
         began = time.perf_counter()
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * _rate(step, steps)
-        row: dict[str, float] = {}
-        for batch in batches:
-            with torch.device(device):  # what model and losses make on the way is made there
-                with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # some processors emulate it
-                    output = model(*(torch.from_numpy(part).to(device) for part in _inputs(batch)))
-                loss, parts = losses(output, batch)
-            (loss / len(batches)).backward()
-            for name, value in parts.items():
-                row[name] = row.get(name, 0.0) + value / len(batches)
-        row["gradient"] = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        with torch.no_grad():
-            weight = 1 - min(AVERAGE, (step + 1) / (step + 10))
-            for mean, parameter in zip(averaged.parameters(), model.parameters(), strict=True):
-                mean.lerp_(parameter, weight)
+        row = _learn(model, optimisers, batches, _rate(step, steps))
+        _average(averaged, model, step)
         done = step + 1
         seconds += time.perf_counter() - began
         entry: dict[str, Any] = {"step": done, "seconds": round(seconds, 1)}
         entry |= {name: round(value, 4) for name, value in row.items()}
         if done % evaluate_every == 0 or done == steps:
-            entry["held_out"] = evaluate(_on_cpu(averaged))
+            entry["held_out"] = evaluate(averaged)
         with log.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
         if done % save_every == 0 or done == steps:
@@ -109,63 +89,102 @@ def train(
             (out / "state.tmp").replace(state_file)
         show(entry)
     draw_curves(log, out / "curves.png")
-    return export(_on_cpu(averaged), out / "checkpoint")
+    return export(averaged, out / "checkpoint")
 
 
-def losses(output: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Answer, score prediction and order of the pool; with the accuracies that say how far they are.
+def export(model: Ranker, folder: Path) -> Path:
+    """Write the model as a checkpoint folder: a plain Llama and, beside it, the table of its codec."""
+    from safetensors.torch import save_file
 
-    A pool weighs more in the answer's loss the more its best candidate exceeds the history: of two candidates that are
-    as likely the best, the one that would then be the greater improvement is the better thing to try.
-    """
-    device = output.pick.device
-    bins, truth, aliases = (torch.from_numpy(part).to(device) for part in (batch.bins, batch.truth, batch.aliases))
-    truth = truth.float()
-    n = output.history.shape[1]
-    pick = output.pick.float().gather(1, aliases)
-    best = (truth == truth.max(1, keepdim=True).values).float()
-    improvement = (bins[:, n:].amax(1) - bins[:, :n].amax(1)).clip(0) * (2 * LIMIT / (BINS - 1))
-    target = 0.7 * best / best.sum(1, keepdim=True) + 0.3 * (3 * truth).softmax(1)
-    answer = ((LEAST_WEIGHT + improvement) * -(target * pick.log_softmax(1)).sum(1)).mean()
-    history = _score_loss(output.history.float(), bins[:, :n])
-    pool = _score_loss(output.pool.float(), bins[:, n:])
-    expected = output.pool.float().softmax(-1) @ torch.linspace(-3.5, 3.5, output.pool.shape[-1], device=device)
-    order = _cross_entropy(3 * expected, (3 * truth).softmax(1))
-    right = best.gather(1, pick.argmax(1, keepdim=True)).mean()
-    right_expected = best.gather(1, expected.argmax(1, keepdim=True)).mean()
-    explained = 1 - _cross_entropy(pick, target) / np.log(pick.shape[1])
-    parts = {"answer": answer, "history": history, "pool": pool, "order": order, "explained": explained}
-    parts |= {"top1": right, "top1_expected": right_expected}
-    return answer + history + pool + order, {name: float(value.detach()) for name, value in parts.items()}
+    model = copy.deepcopy(model).cpu()
+    with torch.no_grad():
+        model.llama.lm_head.weight.copy_(model.head())
+    model.llama.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # nothing is generated
+    table = folder / TABLE
+    table.parent.mkdir(exist_ok=True)
+    save_file({name: values.detach().contiguous() for name, values in model.table.items()}, table)
+    (folder / "lmsearcher.json").write_text('{"codec": "compact"}\n', encoding="utf-8")
+    write_checksums(folder)
+    return folder
+
+
+def losses(model: Ranker, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Answer, score prediction and order of the pools; with the accuracies that say how far they are."""
+    logits, scores = model(batch)
+    device = scores.device
+    pick = logits[:, :, : batch.truth.shape[2]]
+    truth, values, known = (torch.from_numpy(part).to(device) for part in (batch.truth, batch.scores, batch.best))
+    best = (truth == truth.max(2, keepdim=True).values).float()
+    order = (SHARP * truth).softmax(2)
+    target = 0.7 * best / best.sum(2, keepdim=True) + 0.3 * order
+    weight = 1 + IMPROVEMENT * (values.amax(2) - known[:, None]).clip(0)
+    answer = (weight * -(target * pick.log_softmax(2)).sum(2)).sum() / weight.sum()
+    # When asked, an answer out of the pool is impossible; but to copy an alias from a row has to be learned first.
+    outside = (logits.logsumexp(2) - pick.logsumexp(2)).mean()
+    centres = torch.from_numpy(CompactCodec.score_centres).float().to(device)
+    width = 1.5 * (centres[1] - centres[0])
+    bell = (-0.5 * ((centres - values[..., None]) / width) ** 2).softmax(-1)  # around the true score
+    score = _cross_entropy(scores, bell)
+    expected = scores[1].softmax(-1) @ centres
+    spread = values.std(2, keepdim=True) + 0.1
+    listed = _cross_entropy(SHARP * expected / spread, order)
+    parts = {"answer": _cross_entropy(pick, target), "score": score, "order": listed, "outside": outside}
+    parts |= {
+        name: best.gather(2, found.argmax(2, keepdim=True)).mean()
+        for name, found in (("top1", pick), ("top1_expected", expected))
+    }
+    return answer + 0.2 * outside + score + 0.5 * listed, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def evaluate(model: Ranker, count: int = 128) -> dict[str, dict[str, float]]:
-    """Held-out figures of the pick and of the expected score, by history size."""
+    """Held-out figures of the pick, the expected score and the hints' mean, by history size."""
     found = {}
     for n in HISTORY_SIZES:
         tasks = held_out_tasks(n, count)
-        picks, scores = model_predictions(model, tasks)
-        for name, predictions in (("pick", picks), ("score", scores)):
-            found[f"{name}@{n}"] = {key: round(v, 3) for key, v in figures(predictions, tasks).items()}
+        truths = [lesson.truth[0] for lesson in tasks]
+        for name, predictions in model_predictions(model, tasks).items():
+            found[f"{name}@{n}"] = {key: round(v, 3) for key, v in figures(predictions, truths).items()}
     return found
+
+
+def _learn(
+    model: Ranker, optimisers: list[torch.optim.Optimizer], batches: list[Batch], rate: float
+) -> dict[str, float]:
+    """One step; the means of its batches' figures."""
+    device = model.table["pick"].device.type
+    row: dict[str, float] = {}
+    for batch in batches:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # some processors emulate it
+            loss, parts = losses(model, batch)
+        (loss / len(batches)).backward()
+        for name, value in parts.items():
+            row[name] = row.get(name, 0.0) + value / len(batches)
+    row["gradient"] = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        optimiser.step()
+        optimiser.zero_grad()
+    return row
+
+
+@torch.no_grad()
+def _average(averaged: Ranker, model: Ranker, step: int) -> None:
+    weight = 1 - min(AVERAGE, (step + 1) / (step + 10))
+    for mean, parameter in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(parameter, weight)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logits.log_softmax(-1)).sum(-1).mean()
 
 
-def _score_loss(logits: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy against a bell of one and a half bins around the true one."""
-    grid = torch.arange(logits.shape[-1], device=logits.device)
-    target = (-0.5 * ((grid - bins[..., None]) / 1.5) ** 2).softmax(-1)
-    return _cross_entropy(logits, target)
-
-
 def _optimisers(model: Ranker) -> list[torch.optim.Optimizer]:
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    matrices = [p for p in model.llama.model.layers.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
-    muon = Muon(matrices, lr=MATRIX_RATE, momentum=0.95)
+    muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.0)
     adam = torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     for optimiser, rate in ((muon, MATRIX_RATE), (adam, OTHER_RATE)):
         for group in optimiser.param_groups:
@@ -178,23 +197,23 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, left)
 
 
-def _draw(seed: int, step: int, tokens: int) -> list[Batch]:
+def _draw(seed: int, step: int, rows: int) -> list[Batch]:
     rng = np.random.default_rng((seed, step))
     batches = []
     for _ in range(ACCUMULATE):
-        positions, n, m, size = draw_shape(rng, tokens)
-        batches.append(draw_batch(rng, [draw_task(rng, positions, n, m) for _ in range(size)]))
+        positions, n, m, k, size = draw_shape(rng, rows)
+        batches.append(draw_batch(rng, [draw_lesson(rng, positions, n, m, k, WRONG_KERNEL) for _ in range(size)]))
     return batches
 
 
-def _stream(seed: int, first: int, steps: int, tokens: int) -> Iterator[tuple[int, list[Batch]]]:
+def _stream(seed: int, first: int, steps: int, rows: int) -> Iterator[tuple[int, list[Batch]]]:
     """The steps' batches, drawn ahead in a process of their own; they depend on seed and step alone."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as worker:
-        ahead = [worker.submit(_draw, seed, step, tokens) for step in range(first, min(first + 4, steps))]
+        ahead = [worker.submit(_draw, seed, step, rows) for step in range(first, min(first + 8, steps))]
         for step in range(first, steps):
             batches = ahead.pop(0).result()
-            if step + 4 < steps:
-                ahead.append(worker.submit(_draw, seed, step + 4, tokens))
+            if step + 8 < steps:
+                ahead.append(worker.submit(_draw, seed, step + 8, rows))
             yield step, batches
 
 
@@ -208,15 +227,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _inputs(batch: Batch) -> tuple[np.ndarray, ...]:
-    return batch.digits, batch.bins, batch.hints, batch.aliases
-
-
-def _on_cpu(model: Ranker) -> Ranker:
-    """The model itself where it is on the CPU, else a copy there."""
-    return model if model.name_gain.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def read_state(

@@ -1,16 +1,29 @@
-"""Training examples: a history as uniform draws or a search leaves it, a pool of new codes, and their true values."""
+"""Training examples: a history as uniform draws or a search leaves it, pools of new codes, and their true values."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.compact import ALIASES, BASE, SLOTS, hint_bins, scale_length, score_bins
+from lmsearcher_local.history import History, normal_scores
+from lmsearcher_local.kernel import usual_kernel
+from lmsearcher_local.prompt.compact import (
+    ALIASES,
+    SETS,
+    SLOTS,
+    CodeFeatures,
+    candidate_numbers,
+    code_features,
+    lay_out,
+    trial_numbers,
+)
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import process
+from lmsearcher_local.surrogate import Surrogate, expected_improvement, scale_length
 from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_ordinal, draw_sizes, draw_space
 
 WIDER = 5  # times as many candidates as a pool holds, where the surrogate chooses among them
+CANDIDATES = 60  # about as many stand behind one history, in several pools
+WRONG_KERNEL, NOISY, USELESS = 0.1, 0.1, 0.1  # shares of lessons whose hints are bad on purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,69 +38,122 @@ class Task:
 
     def question(self) -> tuple[History, list[str]]:
         """History and pool as codes of the space."""
-        code = self.space.code
-        return History(tuple(map(code, self.history)), tuple(self.scores.tolist())), [*map(code, self.pool)]
+        return _history(self.space, self.history, self.scores), self.space.codes(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples of equal shape: digit rows (slot-major ids without offset), score bins, aliases and pool values."""
+class Lesson:
+    """Several pools behind one history: ``pools`` [k, m, L], ``truth`` [k, m], and the surrogate of the history."""
 
-    digits: np.ndarray  # [B, n + m, L]: slot * BASE + digit, the slot counted from the end
-    bins: np.ndarray  # [B, n + m]
-    hints: np.ndarray  # [B, m, 2]: bins of what the surrogate says of the pool
-    aliases: np.ndarray  # [B, m]
-    truth: np.ndarray  # [B, m]: normalised values of the pool
+    space: SearchSpace
+    history: np.ndarray
+    scores: np.ndarray
+    pools: np.ndarray
+    truth: np.ndarray
+    surrogate: Surrogate
+
+
+class Batch(NamedTuple):
+    """Lessons of equal shape as the model takes them: ``n`` trials, then ``k`` pools of ``m`` candidates."""
+
+    codes: CodeFeatures  # [B, n + k * m, slots]
+    trials: np.ndarray  # [B, n, features]
+    candidates: np.ndarray  # [B, k * m, features]
+    truth: np.ndarray  # [B, k, m]: values of the pool, standardised
+    scores: np.ndarray  # [B, k, m]: the same as normal scores on the history's scale
+    best: np.ndarray  # [B]: the best score of the history
 
 
 def draw_task(rng: Rng, positions: int, n: int, m: int) -> Task:
     """A task over a fresh space and objective."""
-    sizes = draw_sizes(rng, positions, 2.0 * (n + m))
+    lesson = draw_lesson(rng, positions, n, m, 1)
+    return Task(lesson.space, lesson.history, lesson.scores, lesson.pools[0], lesson.truth[0])
+
+
+def draw_lesson(rng: Rng, positions: int, n: int, m: int, k: int, wrong: float = 0.0) -> Lesson:
+    """A lesson over a fresh space and objective; with probability ``wrong`` the surrogate has a kernel at random."""
+    sizes = draw_sizes(rng, positions, 2.0 * (n + k * m))
     ordinal = draw_ordinal(rng, positions)
     objective, space = draw_objective(rng, sizes, ordinal), draw_space(rng, sizes, ordinal)
     searched = rng.random() < 0.6
     history, scores = draw_search(rng, objective, sizes, n) if searched else draw_uniform(rng, objective, sizes, n)
-    kind = rng.random()
-    near = 0.0 if kind < 0.35 else 1.0 if kind < 0.75 else 0.5
-    pool = draw_pool(rng, sizes, history, scores, m, near)
-    if rng.random() < 0.4:
-        count = int(min(WIDER * m, np.prod(sizes, dtype=float) - n))
-        pool = _promising(rng, space, history, scores, draw_pool(rng, sizes, history, scores, count, near), m)
-    return Task(space, history, scores, pool, objective(pool))
+    known = _history(space, history, scores)
+    surrogate = Surrogate(space, known)
+    shown = surrogate
+    if rng.random() < wrong:
+        usual, spread = usual_kernel(space)
+        theta = usual + spread * np.clip(1.5 * rng.standard_normal(len(usual)), -3, 3)
+        shown = Surrogate(space, known, lambda *_: theta)
+    pools = []
+    for _ in range(k):
+        kind = rng.random()
+        near = 0.0 if kind < 0.35 else 1.0 if kind < 0.75 else 0.5
+        if rng.random() < 0.4:
+            count = int(min(WIDER * m, np.prod(sizes, dtype=float) - n))
+            pools.append(_promising(rng, surrogate, draw_pool(rng, sizes, history, scores, count, near), m))
+        else:
+            pools.append(draw_pool(rng, sizes, history, scores, m, near))
+    truth = objective(np.concatenate(pools)).reshape(k, m)
+    return Lesson(space, history, scores, np.stack(pools), truth, shown)
 
 
-def draw_batch(rng: Rng, tasks: list[Task], augment: bool = True) -> Batch:
-    """Tasks of equal shape as token arrays.
+def draw_batch(rng: Rng, lessons: list[Lesson], augment: bool = True) -> Batch:
+    """Lessons of equal shape as arrays.
 
-    With ``augment`` scales are made by a random prefix of the history, aliases and sometimes slots are random;
-    without, everything is as the codec writes it.
+    With ``augment`` slots and sets are random, and the hints of some lessons bad; without, everything is as the codec
+    writes it.
     """
-    n, (m, positions) = len(tasks[0].history), tasks[0].pool.shape
-    digits, bins, hints, aliases, truths = [], [], [], [], []
-    for task in tasks:
-        slots = np.arange(positions)[::-1]
-        if augment and rng.random() < 0.15:  # now and then any slots, so that the rare ones are trained
-            slots = rng.permutation(SLOTS)[:positions]
-        rows = np.concatenate([task.history, task.pool])
-        digits.append(rows + slots * BASE)
-        fitted = scale_length(n)
-        if augment:
-            fitted = int(rng.integers((n + 1) // 2, n + 1)) if rng.random() < 0.5 else n
-        bins.append(score_bins(np.concatenate([task.scores, task.truth]), fitted))
-        hints.append(hint_bins(task.space, *task.question()))
-        aliases.append(rng.permutation(ALIASES)[:m] if augment else np.arange(m))
-        truths.append((task.truth - task.truth.mean()) / (task.truth.std() + 1e-9))
-    return Batch(np.stack(digits), np.stack(bins), np.stack(hints), np.stack(aliases), np.stack(truths))
+    parts = [_arrays(rng, lesson, augment) for lesson in lessons]
+    codes, *others = zip(*parts, strict=True)
+    stacked = [np.stack(column) for column in others]
+    return Batch(CodeFeatures(*map(np.stack, zip(*codes, strict=True))), *stacked)
 
 
-def draw_shape(rng: Rng, tokens: int) -> tuple[int, int, int, int]:
-    """Positions, history length, pool size and batch size of the next batch, of about ``tokens`` tokens."""
+def _arrays(rng: Rng, lesson: Lesson, augment: bool) -> Batch:
+    k, m, positions = lesson.pools.shape
+    layout = lay_out(lesson.space)
+    if augment:
+        sets = np.append(rng.permutation(SETS), -1)[layout.sets]
+        layout = layout._replace(slots=rng.permutation(SLOTS)[: len(layout.slots)], sets=sets)
+    pool = lesson.pools.reshape(-1, positions)
+    codes = code_features(layout, np.concatenate([lesson.history, pool]))
+    surrogate = lesson.surrogate
+    hindsight, (means, deviations, improvements) = surrogate.hindsight, surrogate.appraise(lesson.space.codes(pool))
+    before = hindsight.means
+    if augment and (kind := rng.random()) < NOISY + USELESS:
+        before, means = (_worsened(rng, kind, part) for part in (before, means))
+        improvements = expected_improvement(means, deviations, surrogate.best)
+    fitted = scale_length(len(lesson.scores))
+    together = normal_scores(np.concatenate([lesson.scores, lesson.truth.ravel()]), fitted)
+    together -= together[:fitted].mean()
+    spread = lesson.truth.std(1, keepdims=True) + 1e-9
+    return Batch(
+        codes,
+        trial_numbers(hindsight.scores, before, hindsight.deviations),
+        candidate_numbers(means, deviations, improvements, surrogate.best),
+        ((lesson.truth - lesson.truth.mean(1, keepdims=True)) / spread).astype(np.float32),
+        together[len(lesson.scores) :].reshape(k, m).astype(np.float32),
+        together[: len(lesson.scores)].max(keepdims=False).astype(np.float32),
+    )
+
+
+def _worsened(rng: Rng, kind: float, means: np.ndarray) -> np.ndarray:
+    """Expectations with noise, or noise in their place."""
+    noise = rng.standard_normal(len(means)) * max(means.std(), 0.3)
+    return means + noise * rng.uniform(0.3, 2) if kind < NOISY else noise
+
+
+def draw_shape(rng: Rng, rows: int) -> tuple[int, int, int, int, int]:
+    """Positions, history length, pool size, pools and batch size of the next batch, of about ``rows`` rows."""
     style = rng.random()
     low, high = (3, 10) if style < 0.72 else (2, 16) if style < 0.92 else (17, 48)
     positions = int(rng.integers(low, high + 1))
-    n = int(np.exp(rng.uniform(np.log(6), np.log(201))))
-    m = int(rng.integers(6, 25))
-    return positions, n, m, max(2, round(tokens / ((n + m) * (positions + 3))))
+    n = int(np.exp(rng.uniform(np.log(4), np.log(201))))
+    size = rng.random()
+    m = 10 if size < 0.6 else int(rng.integers(2, 25) if size < 0.96 else rng.integers(25, ALIASES + 1))
+    k = max(1, round(CANDIDATES / max(m, 8)))
+    cost = (n + k * (m + 1)) * (1 + positions / 32)  # a code is a sum over its positions
+    return positions, n, m, k, max(2, round(rows / cost))
 
 
 def draw_uniform(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,14 +188,16 @@ def draw_pool(rng: Rng, sizes: np.ndarray, history: np.ndarray, scores: np.ndarr
     return _new_rows(rng, sizes, m, taken, lambda k: _changed(rng, sizes, best, k, near))
 
 
-def _promising(
-    rng: Rng, space: SearchSpace, history: np.ndarray, scores: np.ndarray, wide: np.ndarray, m: int
-) -> np.ndarray:
+def _promising(rng: Rng, surrogate: Surrogate, wide: np.ndarray, m: int) -> np.ndarray:
     """``m`` of the rows ``wide`` as a search takes them: all or half by expected improvement, the others at random."""
-    known, codes = Task(space, history, scores, wide, np.empty(0)).question()
-    order = np.argsort(-process(space, known).appraise(codes).improvements, kind="stable")
+    improvements = surrogate.appraise(surrogate.space.codes(wide)).improvements
+    order = np.argsort(-improvements, kind="stable")
     best = m if rng.random() < 0.5 else (m + 1) // 2
     return wide[rng.permutation([*order[:best], *rng.permutation(order[best:])[: m - best]])]
+
+
+def _history(space: SearchSpace, rows: np.ndarray, scores: np.ndarray) -> History:
+    return History(tuple(space.codes(rows)), tuple(scores.tolist()))
 
 
 def _changed(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: float) -> np.ndarray:
