@@ -123,7 +123,7 @@ def test_the_bundled_checkpoint_fits_everywhere_and_a_preset_is_named() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_question_is_longer_than_the_longest(name: str, llama_folder: Path) -> None:
     codec, space, rng = load_checkpoint(llama_folder).codec(), preset(name).space, np.random.default_rng(0)
-    longest = codec.longest_prompt(*Task.of(space, 10))
+    longest = codec.longest_prompt(space, 10)
     for _ in range(5):
         codes = space.sample(rng, 210)
         prompt = codec.prompt(

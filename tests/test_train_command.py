@@ -24,8 +24,8 @@ from pathlib import Path
 if __name__ == "__main__":  # the process that draws batches imports this file too
     from lmsearcher_local.training import train as trainer
 
-    trainer.HISTORY_SIZES = (10,)
-    trainer.train(Path(sys.argv[1]), seed=3, steps={STEPS}, tokens=200, save_every=2, evaluate_every=4)
+    trainer.HISTORY_SIZES, trainer.QUESTIONS = (10,), 4
+    trainer.train(Path(sys.argv[1]), seed=3, steps={STEPS}, rows=100, save_every=2, evaluate_every=4)
 """
 
 
@@ -132,7 +132,7 @@ def test_a_gpu_takes_the_same_first_step(whole: Path, tmp_path: Path, monkeypatc
     from lmsearcher_local.training import train as trainer
 
     monkeypatch.setattr(trainer, "HISTORY_SIZES", (10,))
-    trainer.train(tmp_path, seed=3, steps=STEPS, tokens=200, save_every=2, evaluate_every=4, device="cuda")
+    trainer.train(tmp_path, seed=3, steps=STEPS, rows=100, save_every=2, evaluate_every=4, device="cuda")
     ours, theirs = rows(tmp_path), rows(whole)
     for name in ("answer", "history", "pool", "order"):
         assert ours[0][name] == pytest.approx(theirs[0][name], rel=0.02)

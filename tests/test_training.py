@@ -110,6 +110,7 @@ def test_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         trainer.train(tmp_path / name, seed=3, steps=2, rows=100, save_every=1, evaluate_every=100)
 
     monkeypatch.setattr(trainer, "HISTORY_SIZES", (10,))
+    monkeypatch.setattr(trainer, "QUESTIONS", 4)
     run("whole")
     stream = trainer._stream
     with monkeypatch.context() as patch:  # a run that ends after its first step

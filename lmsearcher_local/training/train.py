@@ -25,6 +25,7 @@ from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_
 from lmsearcher_local.training.model import Ranker
 from lmsearcher_local.training.trajectories import WRONG_KERNEL, Batch, draw_batch, draw_lesson, draw_shape
 
+QUESTIONS = 128  # held out, at each history size
 ACCUMULATE = 2  # batches of different shapes per step
 MATRIX_RATE, OTHER_RATE = 0.015, 2e-3
 WARM_UP, COOL_DOWN = 100, 0.4  # steps; share of all steps with a falling rate
@@ -137,11 +138,11 @@ def losses(model: Ranker, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     return answer + 0.2 * outside + score + 0.5 * listed, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def evaluate(model: Ranker, count: int = 128) -> dict[str, dict[str, float]]:
+def evaluate(model: Ranker) -> dict[str, dict[str, float]]:
     """Held-out figures of the pick, the expected score and the hints' mean, by history size."""
     found = {}
     for n in HISTORY_SIZES:
-        tasks = held_out_tasks(n, count)
+        tasks = held_out_tasks(n, QUESTIONS)
         truths = [lesson.truth[0] for lesson in tasks]
         for name, predictions in model_predictions(model, tasks).items():
             found[f"{name}@{n}"] = {key: round(v, 3) for key, v in figures(predictions, truths).items()}
