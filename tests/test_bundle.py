@@ -128,6 +128,7 @@ def test_what_cannot_be_listed_or_found(copy: Path) -> None:
 
 def test_an_exported_checkpoint_has_checksums(tmp_path: Path) -> None:
     from lmsearcher_local.training.export import export
+
     from lmsearcher_local.training.model import Ranker
 
     assert differences(export(Ranker(0), tmp_path / "checkpoint")) == []
