@@ -185,6 +185,7 @@ class VLLMEngine(Engine):
                 logprob_token_ids=list(tokens),
                 detokenize=False,
                 skip_reading_prefix_cache=cold,
+                skip_clone=True,  # made anew for each question, so that vLLM need not copy all of it
             )
             for _, tokens in questions
         ]
