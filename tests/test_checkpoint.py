@@ -136,6 +136,17 @@ def test_the_command_line_says_so_with_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_compact_folder_without_its_table_is_refused_wherever_it_is_named(copy: Path, tmp_path: Path) -> None:
+    of_an_older_version(copy)
+    words = "rows.safetensors is missing: another version of this package trained the model; train it anew"
+    for command in (["search", "--table", "nasbench201-cifar100", "--out", str(tmp_path / "out")], ["doctor"]):
+        result = CliRunner().invoke(main, [*command, "--checkpoint", str(copy)])
+        assert result.exit_code == 2
+        assert [line for line in result.stderr.splitlines() if line.startswith("Error: ") and words in line]
+    with pytest.raises(CheckpointError, match=words), load_ranker(copy):
+        pass
+
+
 def test_doctor_says_ready_where_a_search_can_start(llama_folder: Path) -> None:
     for arguments in ([], ["--checkpoint", str(llama_folder)]):
         result = CliRunner().invoke(doctor, arguments)
