@@ -127,9 +127,8 @@ def test_what_cannot_be_listed_or_found(copy: Path) -> None:
 
 
 def test_an_exported_checkpoint_has_checksums(tmp_path: Path) -> None:
-    from lmsearcher_local.training.export import export
-
     from lmsearcher_local.training.model import Ranker
+    from lmsearcher_local.training.train import export
 
     assert differences(export(Ranker(0), tmp_path / "checkpoint")) == []
     assert (tmp_path / "checkpoint" / SUMS).exists()
