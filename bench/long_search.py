@@ -3,12 +3,14 @@
 The engine is scripted and the objective a sum, both in this process, so that what is measured is our own work and
 Optuna's. Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its
 results.csv must hold every trial once. Then for each policy one search grows to the last of the numbers of trials; a
-line for each number gives the rate over the last trials before it, the memory of the process, and what of its growth
-Optuna's own trials take: a copy of the study's journal, read by Optuna alone in a process of its own.
+line for each number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial,
+which other work on the machine changes less, and by how much the memory of the process has grown. The last line of a
+policy says by how much that of another process grows in which Optuna alone reads the study.
 """
 
 import csv
 import gc
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +31,7 @@ from lmsearcher_local.objectives.function import InProcess
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import Result
 from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.stored import JOURNAL
 from lmsearcher_local.study import run
 
 SPACE = SearchSpace([8] * 8)
@@ -78,6 +81,16 @@ def check(policy: str) -> None:
             ]
 
 
+ALONE = """
+import sys, psutil, optuna
+from optuna.storages.journal import JournalFileBackend
+before = psutil.Process().memory_info().rss
+storage = optuna.storages.JournalStorage(JournalFileBackend(sys.argv[1]))
+trials = storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
+print(f"{len(trials):,} {(psutil.Process().memory_info().rss - before) / 2**20:.0f}")
+"""
+
+
 def memory() -> float:
     """Of this process, in MiB."""
     gc.collect()
@@ -86,18 +99,23 @@ def memory() -> float:
 
 def measure(policy: str, marks: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        at, starts = memory(), {mark - min(WINDOW, mark - 1): 0.0 for mark in marks}
+        before, starts = memory(), {mark - min(WINDOW, mark - 1): (0.0, 0.0) for mark in marks}
 
         def note(result: Result) -> None:
             done = len(result.trials)
-            if done in starts:
-                starts[done] = time.perf_counter()
             if done in marks:
                 window = min(WINDOW, done - 1)
-                rate = window / (time.perf_counter() - starts[done - window])
-                print(f"{policy:<10} {done:>7,} {rate:>12.1f} {memory() - at:>10.0f}", flush=True)
+                wall, processor = starts[done - window]
+                rate = window / (time.perf_counter() - wall)
+                spent = 1000 * (time.process_time() - processor) / window
+                print(f"{policy:<10} {done:>7,} {rate:>9.1f} {spent:>9.1f} {memory() - before:>9.0f}", flush=True)
+            if done in starts:
+                starts[done] = time.perf_counter(), time.process_time()
 
         search(Path(folder), max(marks), policy, on_trial=note)
+        command = [sys.executable, "-c", ALONE, str(Path(folder, JOURNAL))]
+        trials, more = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        print(f"{'Optuna':<10} {trials:>7} {'':>9} {'':>9} {more:>9}", flush=True)
 
 
 @click.command()
@@ -107,7 +125,7 @@ def main(trials: str, policies: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for policy in policies.split(","):
         check(policy)
-    print(f"{'policy':<10} {'trials':>7} {'trials/s':>12} {'MiB more':>10}   Python {sys.version.split()[0]}")
+    print(f"{'policy':<10} {'trials':>7} {'trials/s':>9} {'ms CPU':>9} {'MiB more':>9}")
     for policy in policies.split(","):
         measure(policy, [int(number) for number in trials.split(",")])
 
