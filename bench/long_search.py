@@ -1,11 +1,14 @@
 """How quick a search stays that runs long, and what memory it takes: ``python -m bench.long_search``.
 
 The engine is scripted and the objective a sum, both in this process, so that what is measured is our own work and
-Optuna's. Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its
-results.csv must hold every trial once. Then for each policy one search grows to the last of the numbers of trials; a
-line for each number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial,
-which other work on the machine changes less, and by how much the memory of the process has grown. The last line of a
-policy says by how much that of another process grows in which Optuna alone reads the study.
+Optuna's. Of the three ways of ``WAYS`` the first makes pools at random, the second by the surrogate; the third shows
+them to the engine as the bundled checkpoint's codec does, the others as digits.
+
+Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its results.csv
+must hold every trial once. Then for each way one search grows to the last of the numbers of trials; a line for each
+number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial, which other
+work on the machine changes less, and by how much the memory of the process has grown. The last line of a way says by
+how much that of another process grows in which Optuna alone reads the study.
 """
 
 import csv
@@ -14,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -27,7 +30,10 @@ import psutil
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.engine.base import Engine, Question
 from lmsearcher_local.files import TABLE
+from lmsearcher_local.history import History
 from lmsearcher_local.objectives.function import InProcess
+from lmsearcher_local.pool import Pool
+from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.results import Result
 from lmsearcher_local.space import Configuration, SearchSpace
@@ -55,23 +61,46 @@ class Scripted(Engine):
         pass
 
 
+class Digits:
+    """A codec that shows the digits of the latest trials and of the pool, and names candidates by their places."""
+
+    max_pool = group = 128
+
+    def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int]:
+        return [*map(int, "".join((*history.codes[-200:], *pool.codes)))]
+
+    def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
+        return [[10 + place] for place in range(len(codes))]
+
+    def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
+        return (200 + pool_size) * space.code_length
+
+
+WAYS: dict[str, tuple[str, Callable[[], Codec]]] = {
+    "paper": ("paper", Digits),
+    "surrogate": ("surrogate", Digits),
+    "bundled": ("surrogate", lambda: load_checkpoint().codec()),
+}
+
+
 def score(configuration: Configuration) -> float:
     values = [int(str(value)) for value in configuration.values()]
     return float(sum(value * (i + 1) for i, value in enumerate(values)) % 101)
 
 
-def search(out: Path, trials: int, policy: str, **options: Any) -> Result:
-    ranker = Ranker(Scripted(), load_checkpoint().codec())
+def search(out: Path, trials: int, way: str, **options: Any) -> Result:
+    policy, codec = WAYS[way]
+    ranker = Ranker(Scripted(), codec())
     return run(InProcess(score), SPACE, ranker, out=out, trials=trials, policy=policy, **options)
 
 
-def check(policy: str) -> None:
+def check(way: str) -> None:
     """Stopped and resumed it is the uninterrupted one, and its table holds every trial once."""
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder, "whole"), Path(folder, "parts")
-        expected = search(whole, 260, policy)
+        expected = search(whole, 260, way)
         for trials in (120, 121, 260):
-            found = search(parts, trials, policy, resume=True)
+            found = search(parts, trials, way, resume=True)
         assert found == expected
         for out in (whole, parts):
             with (out / TABLE).open(newline="") as stream:
@@ -97,7 +126,7 @@ def memory() -> float:
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
-def measure(policy: str, marks: Sequence[int]) -> None:
+def measure(way: str, marks: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         before, starts = memory(), {mark - min(WINDOW, mark - 1): (0.0, 0.0) for mark in marks}
 
@@ -108,11 +137,11 @@ def measure(policy: str, marks: Sequence[int]) -> None:
                 wall, processor = starts[done - window]
                 rate = window / (time.perf_counter() - wall)
                 spent = 1000 * (time.process_time() - processor) / window
-                print(f"{policy:<10} {done:>7,} {rate:>9.1f} {spent:>9.1f} {memory() - before:>9.0f}", flush=True)
+                print(f"{way:<10} {done:>7,} {rate:>9.1f} {spent:>9.1f} {memory() - before:>9.0f}", flush=True)
             if done in starts:
                 starts[done] = time.perf_counter(), time.process_time()
 
-        search(Path(folder), max(marks), policy, on_trial=note)
+        search(Path(folder), max(marks), way, on_trial=note)
         command = [sys.executable, "-c", ALONE, str(Path(folder, JOURNAL))]
         trials, more = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         print(f"{'Optuna':<10} {trials:>7} {'':>9} {'':>9} {more:>9}", flush=True)
@@ -120,14 +149,14 @@ def measure(policy: str, marks: Sequence[int]) -> None:
 
 @click.command()
 @click.option("--trials", default="1000,5000,20000", help="Numbers of trials at which a line is printed.")
-@click.option("--policies", default="paper,surrogate", help="How pools are made, one search for each.")
-def main(trials: str, policies: str) -> None:
+@click.option("--ways", default=",".join(WAYS), help="How pools are made and shown, one search for each.")
+def main(trials: str, ways: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for policy in policies.split(","):
-        check(policy)
-    print(f"{'policy':<10} {'trials':>7} {'trials/s':>9} {'ms CPU':>9} {'MiB more':>9}")
-    for policy in policies.split(","):
-        measure(policy, [int(number) for number in trials.split(",")])
+    for way in ways.split(","):
+        check(way)
+    print(f"{'way':<10} {'trials':>7} {'trials/s':>9} {'ms CPU':>9} {'MiB more':>9}")
+    for way in ways.split(","):
+        measure(way, [int(number) for number in trials.split(",")])
 
 
 if __name__ == "__main__":
