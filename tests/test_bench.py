@@ -236,7 +236,7 @@ def test_ranking_tasks(name: str, kind: str) -> None:
         assert (question.space.array(question.pool.codes) == task.pool).all()
         assert tuple(task.scores) == question.history.scores
         if name != ranking.SYNTHETIC:
-            assert [problem(name).scores[code] for code in question.pool] == task.truth.tolist()
+            assert [problem(name).scores[code] for code in question.pool.codes] == task.truth.tolist()
         if kind == "near" and n > 10:
             best = question.space.array(question.history.best(ranking.PARENTS).codes)
             assert ((task.pool[:, None] != best).sum(2).min(1) == 1).all()
