@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
 from lmsearcher_local import prefilter as module
 from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import PromptError
 from lmsearcher_local.history import History
-from lmsearcher_local.prefilter import KEEP, prefilter, promise, rank_pool
+from lmsearcher_local.load import load_ranker
+from lmsearcher_local.prefilter import KEEP, expected_scores, prefilter, promise, rank_pool
+from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.space import SearchSpace
 
@@ -134,3 +137,19 @@ def test_recall_on_a_real_table(kind: str) -> None:
     [line] = [line for line in markdown(both).splitlines() if "| 100 | upper bound" in line]
     assert line.startswith("| NAS-Bench-201 (1) | 100 | upper bound (shipped) | ")
     assert line.count("/ 1.00 | ") == 2
+
+
+def test_a_model_that_predicts_scores_orders_all_by_them() -> None:
+    pytest.importorskip("transformers")
+    asked = task(60, 300)
+    with load_ranker(engine="transformers") as ranker:
+        order = rank_pool(ranker, asked).order()
+        expected = dict(zip(asked.pool.codes, expected_scores(ranker, asked.pool), strict=True))
+    assert sorted(order) == sorted(asked.pool.codes)
+    group = CompactCodec.group
+    others = [expected[code] for code in order[group:]]
+    assert np.diff(others).max() < 1e-4  # what an engine may differ by
+    assert min(expected[code] for code in order[:group]) > others[0] - 1e-4
+    assert kendalltau(list(expected.values()), [*map(value, expected)]).statistic > 0.5
+    with pytest.raises(PromptError, match="predicts no scores"):
+        expected_scores(scripted_ranker(), asked.pool)
