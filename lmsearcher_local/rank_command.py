@@ -61,10 +61,11 @@ def rank(
 ) -> None:
     """Rank candidates, given what was evaluated so far.
 
-    The probabilities are exact: those with which the model, held to the pool, answers each candidate. A pool too large
-    for one prompt is ranked by tournament; of thousands of candidates a Gaussian process first keeps the most
-    promising. Those that did not reach the last prompt follow with probability 0. Beside each stands the value of the
-    nearest evaluated configuration, and in how many parameters they differ.
+    The bundled checkpoint predicts scores: it orders all candidates by them, and picks among the first 16. Another one
+    ranks a pool too large for one prompt by tournament; of thousands of candidates a Gaussian process first keeps the
+    most promising. The probabilities are exact: those with which the model, held to its last pool, answers each
+    candidate; all others follow with probability 0. Beside each stands the value of the nearest evaluated
+    configuration, and in how many parameters they differ.
 
     \b
     Which of these cells next?
