@@ -7,10 +7,10 @@ import pytest
 from scripted import ScriptedEngine, scripted_ranker
 
 from lmsearcher_local import searcher as module
+from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.history import History
 from lmsearcher_local.kernel import fit_kernel
 from lmsearcher_local.pool import POLICIES, Pool
-from lmsearcher_local.prompt.compact import CompactCodec
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.searcher import Searcher, ask_together
 from lmsearcher_local.space import SearchSpace
@@ -49,7 +49,7 @@ def test_a_tournament_appraises_its_pool_once() -> None:
 
     task = Task.of(SPACE, HISTORY, CODES[30:])
     with patch.object(task.pool.surrogate, "appraise", wraps=task.pool.surrogate.appraise) as appraise:
-        [ranking] = Ranker(Indifferent(), CompactCodec()).rank([task])
+        [ranking] = Ranker(Indifferent(), load_checkpoint().codec()).rank([task])
     assert sorted(ranking.pool) == sorted(CODES[30:])
     assert appraise.call_count == 1
 

