@@ -33,7 +33,7 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
     assert by_way["prefill"]["time_of_prefill"] == pytest.approx(1)
     [search] = [row for row in rows if row["what"] == "search"]
     assert search["trials"] == 192
-    assert 0 < search["computed_share"] <= 0.16  # one pick hangs on less than the noise and is asked again cold
+    assert 0 < search["computed_share"] <= 0.3  # one pick hangs on less than the noise and is asked again cold
 
 
 def test_tokens_of_the_prefix_cache_are_not_counted_as_computed() -> None:
