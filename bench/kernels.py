@@ -115,7 +115,7 @@ def workloads() -> dict[str, list[Task]]:
         "1 pool of 10, history 200": [Task.of(SPACE, history, small[0])],
         "32 pools of 10, one history of 200": [Task.of(SPACE, history, pool) for pool in small],
         "4 pools of 100, one history of 200": [Task.of(SPACE, history, pool) for pool in large],
-        "32 pools of 10, histories of 0 to 200": list(map(partial(Task, SPACE), histories, small)),
+        "32 pools of 10, histories of 0 to 200": list(map(partial(Task.of, SPACE), histories, small)),
     }
 
 
@@ -133,10 +133,11 @@ class PlainEngine(Engine):
         while order:
             batch = order[-max(1, PLAIN_TOKENS // len(questions[order[-1]].prefix)) :]
             del order[-len(batch) :]
-            rows = [torch.tensor(questions[i].prefix, dtype=torch.long) for i in batch]
+            rows = [torch.as_tensor(questions[i].prefix) for i in batch]
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._model.device)
             with torch.inference_mode():
-                hidden = self._model.model(input_ids=padded, use_cache=False).last_hidden_state
+                given = {"input_ids" if padded.ndim == 2 else "inputs_embeds": padded}
+                hidden = self._model.model(**given, use_cache=False).last_hidden_state
                 logits = self._model.lm_head(hidden[range(len(batch)), [len(row) - 1 for row in rows]])
                 values = logits.float().log_softmax(-1).double().cpu().numpy()
             for i, row in zip(batch, values, strict=True):

