@@ -1,14 +1,13 @@
 """Throughput against other ways to the same answers: vLLM's server, its grammar, and a bare prefill.
 
-``python -m bench.throughput --out runs/throughput`` writes ``rows.jsonl`` and ``table.md``. Two workloads: the bundled
-checkpoint, and a Llama of random weights with Llama 3's tokenizer and vocabulary, where head and tokenizer cost what
-they cost in practice. Correctness is asserted before anything is timed.
+``python -m bench.throughput --out runs/throughput`` writes ``rows.jsonl`` and ``table.md``. The workload is a Llama
+of random weights with Llama 3's tokenizer and vocabulary, where head and tokenizer cost what they cost in practice.
+Correctness is asserted before anything is timed. The bundled checkpoint reads rows, which no server is asked for here.
 """
 
 import json
 import math
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,10 +28,9 @@ from bench import llama
 from bench.rankers import search, surrogate
 from lmsearcher_local import throughput
 from lmsearcher_local.bench_command import BATCHES, HISTORIES, POOLS
-from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
+from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.compact import ALIASES, SCORES
 from lmsearcher_local.prompt.text import TEMPLATES, message
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.throughput import (
@@ -76,14 +74,12 @@ class Workload(NamedTuple):
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--workload", type=click.Choice(["bundled", "llama"]), multiple=True, default=("bundled", "llama"))
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=BATCHES)
 @click.option("--history", type=click.IntRange(0, 200), multiple=True, default=HISTORIES)
 @click.option("--pool", type=click.IntRange(2, 128), multiple=True, default=POOLS)
 @click.option("--repeats", type=click.IntRange(2), default=3)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
 def main(
-    workload: Sequence[str],
     batch: Sequence[int],
     history: Sequence[int],
     pool: Sequence[int],
@@ -93,37 +89,13 @@ def main(
     """Time our ranking, vLLM's server, its grammar and a bare prefill, in turns."""
     rows: list[Row] = []
     with TemporaryDirectory() as scratch:
-        for name in workload:
-            load = {"bundled": bundled, "llama": random_llama}[name](Path(scratch))
-            for row in run(load, list(product(history, pool, batch)), repeats):
-                click.echo(f"{name}: {json.dumps(row)}" if "way" not in row else f"{name}: {throughput.line(row)}")
-                rows.append({"workload": name} | row)
-                throughput.write(out / "rows.jsonl", rows)
+        load = random_llama(Path(scratch))
+        for row in run(load, list(product(history, pool, batch)), repeats):
+            click.echo(json.dumps(row) if "way" not in row else throughput.line(row))
+            rows.append({"workload": load.name} | row)
+            throughput.write(out / "rows.jsonl", rows)
     (out / "table.md").write_text(markdown(rows), encoding="utf-8")
     click.echo(markdown(rows))
-
-
-def bundled(scratch: Path) -> Workload:
-    """The bundled checkpoint, with a tokenizer whose words are its token ids, which a server needs."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder = scratch / "bundled"
-    shutil.copytree(BUNDLED, folder)
-    words = {f"t{i:04}": i for i in range(ALIASES + SCORES)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0000"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t0001").save_pretrained(folder)
-    codec = load_checkpoint().codec()
-
-    def text(task: Task) -> str:
-        return " ".join(f"t{i:04}" for i in codec.prompt(*task))
-
-    def answers(task: Task) -> list[str]:
-        return [f"t{i:04}" for [i] in codec.answers(task.space, task.pool.codes)]
-
-    return Workload("bundled", folder, text, "{{ messages[0]['content'] }}", answers, lambda _: 1)
 
 
 def random_llama(scratch: Path) -> Workload:

@@ -89,8 +89,8 @@ def measure(
     """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
 
     In a repeat every way gets the same fresh tasks, in an order drawn anew, because the first after a rest is slower.
-    It starts with an empty prefix cache and makes its own prompts, hints of the surrogate included; ``prefill`` alone
-    finds those hints. ``ready`` makes what is outside this process ready for a way. There are at least ``repeats``,
+    It starts with an empty prefix cache and makes its own prompts, fit of the surrogate included; ``prefill`` alone
+    finds that fit. ``ready`` makes what is outside this process ready for a way. There are at least ``repeats``,
     more where they are quick.
     """
     engine = vllm_engine(ranker)
@@ -105,12 +105,13 @@ def measure(
                 engine.forget()
                 if name in ready:
                     ready[name]()
+                own = [Task.of(task.space, task.history, task.pool.codes) for task in tasks]
                 if name == "prefill":
-                    for task in tasks:
+                    for task in own:
                         ranker.codec.prompt(*task)
                 time.sleep(PAUSE)
                 before, started = engine.computed_tokens, time.perf_counter()
-                answered = ways[name](tasks)
+                answered = ways[name](own)
                 if warm:
                     spent[name].append((time.perf_counter() - started) / answered)
                     computed[name].append((engine.computed_tokens - before) / answered)
