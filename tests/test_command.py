@@ -55,6 +55,16 @@ def test_timeout_stops_a_command_and_its_children() -> None:
     assert gone(mark)
 
 
+def test_what_starts_others_meanwhile_is_ended_whole() -> None:
+    """Each in a session of its own, so that only its parent tells whose it is."""
+    for attempt in range(5):
+        mark = f"lmsearcher-{os.getpid()}-forks-{attempt}"
+        spawn = "import subprocess\nwhile True: subprocess.Popen(['sleep', '600'], start_new_session=True)"
+        with pytest.raises(ObjectiveFailed, match="not done after"):
+            CommandObjective(f'MARK={mark} {sys.executable} -S -c "{spawn}"', SPACE, timeout=0.5)(CODE, CONFIGURATION)
+        assert gone(mark)
+
+
 def test_a_process_left_behind_does_not_hold_the_search() -> None:
     started = time.monotonic()
     assert CommandObjective("sleep 5 & echo 7", SPACE)(CODE, CONFIGURATION) == 7

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -9,10 +10,36 @@ import psutil
 
 from lmsearcher_local.objectives.base import OUT
 
+STOPPING = 1.0  # seconds until a process that waits for a disk counts as stopped
+STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
 
 def kill_tree(pid: int) -> None:
-    """Kill a process, its group and its descendants: launchers such as torchrun put theirs into groups of their own."""
-    kill([pid], descendants(pid))
+    """Kill a process, its group and its descendants: launchers such as torchrun put theirs into groups of their own.
+
+    All are stopped first, until no other is found: what is started between a look and the kill would be left running.
+    """
+    found: dict[int, psutil.Process] = {}
+    with suppress(psutil.Error):
+        found[pid] = psutil.Process(pid)
+    fresh = [*found.values()]
+    while fresh:
+        _stop(fresh)
+        fresh = [process for process in descendants(pid) if process.pid not in found]
+        found.update((process.pid, process) for process in fresh)
+    kill([pid], found.values())
+
+
+def _stop(processes: Iterable[psutil.Process]) -> None:
+    """Stop processes, and wait until they are."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.suspend()
+    until = time.monotonic() + STOPPING
+    for process in processes:
+        with suppress(psutil.Error):
+            while process.status() not in STILL and time.monotonic() < until:
+                time.sleep(0.001)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
