@@ -183,7 +183,10 @@ def test_functions_of_programs_that_cannot_be_imported(program: str, how: str, t
         "def run(*a, **k):\n    print(sorted((t.code, t.value, t.reason) for t in search(*a, **k).trials))\n"
     ) + program.replace("{ARGS}", arguments)
     (tmp_path / "program.py").write_text(text)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
         [sys.executable, *(["-c", text] if how == "-c" else ["program.py"])],
         cwd=tmp_path,
