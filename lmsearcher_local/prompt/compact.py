@@ -121,13 +121,11 @@ class CompactCodec:
             return np.empty((0, self.table["pick"].shape[1]), dtype=np.float32)
         codes = [surrogate.history.codes[i] for i in surrogate.kept]
         numbers = trial_numbers(*surrogate.hindsight)
-        return code_rows(self.table, features_of(surrogate.space, codes)) + number_rows(self.table["trial"], numbers)
+        return code_rows(self.table, features_of(surrogate.space, codes)) + numbers @ self.table["trial"]
 
     def _candidates(self, pool: Pool) -> np.ndarray:
         numbers = candidate_numbers(pool.means, pool.deviations, pool.improvements, pool.surrogate.best)
-        return code_rows(self.table, features_of(pool.surrogate.space, pool.codes)) + number_rows(
-            self.table["candidate"], numbers
-        )
+        return code_rows(self.table, features_of(pool.surrogate.space, pool.codes)) + numbers @ self.table["candidate"]
 
 
 def load_codec(file: Path, width: int) -> CompactCodec:
@@ -201,11 +199,6 @@ def code_rows(table: Table, codes: CodeFeatures) -> Any:
     vectors = table["options"][codes.options] + codes.places[..., None] * table["order"][codes.slots]
     vectors = vectors + codes.alike[..., None] * table["shared"][codes.shared]
     return vectors.sum(-2) * codes.options.shape[-1] ** -0.5 @ table["code"]
-
-
-def number_rows(weights: Any, numbers: Any) -> Any:
-    """The part of a row that says its numbers, from ``expanded`` ones: ``[..., width]``."""
-    return numbers @ weights
 
 
 def trial_numbers(scores: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:

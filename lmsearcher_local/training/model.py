@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmsearcher_local.history import HISTORY_CAP
-from lmsearcher_local.prompt.compact import ALIASES, CODE, SCORES, CodeFeatures, code_rows, number_rows, table_shapes
+from lmsearcher_local.prompt.compact import ALIASES, CODE, SCORES, CodeFeatures, code_rows, table_shapes
 from lmsearcher_local.training.trajectories import Batch
 
 WIDTH, HIDDEN, LAYERS, HEADS = 128, 384, 6, 4
@@ -55,8 +55,8 @@ class Ranker(nn.Module):
         n = trials.shape[1]
         table = {name: _LookUp(values) for name, values in self.table.items()} | {"code": self.table["code"]}
         known, new = code_rows(table, codes).split([n, k * m], 1)
-        known = known + number_rows(self.table["trial"], trials)
-        new = (new + number_rows(self.table["candidate"], candidates)).unflatten(1, (k, m))
+        known = known + trials @ self.table["trial"]
+        new = (new + candidates @ self.table["candidate"]).unflatten(1, (k, m))
         pools = torch.cat([new + self.table["aliases"][:m], self.table["pick"].expand(size, k, 1, -1)], 2)
         mask, places = _behind_one_history(n, k, m + 1)
         output = self.llama.model(

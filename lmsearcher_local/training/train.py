@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmsearcher_local.checkpoint import TABLE
 from lmsearcher_local.checksums import write_checksums
+from lmsearcher_local.engine.host import without_bars
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.folders import unusable
 from lmsearcher_local.prompt.compact import CompactCodec
@@ -100,7 +101,8 @@ def export(model: Ranker, folder: Path) -> Path:
     model = copy.deepcopy(model).cpu()
     with torch.no_grad():
         model.llama.lm_head.weight.copy_(model.head())
-    model.llama.save_pretrained(folder)
+    with without_bars():
+        model.llama.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)  # nothing is generated
     table = folder / TABLE
     table.parent.mkdir(exist_ok=True)
