@@ -248,6 +248,26 @@ def _hills(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     return objective
 
 
+def _valley(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
+    """The logarithm of a loss: a valley that lies askew, its bottom all of one height, and perhaps a cliff."""
+    places = [np.linspace(-1, 1, n) if o else 0.6 * rng.standard_normal(n) for n, o in zip(sizes, ordinal, strict=True)]
+    count = len(sizes)
+    mixing = np.eye(count) + rng.uniform(0, 1) * rng.standard_normal((count, count)) * (
+        rng.random((count, count)) < 1.5 / count
+    )
+    bottom, scales = rng.uniform(-1, 1, count), _scales(rng, count)
+    power, floor = rng.uniform(1, 2.5), np.exp(rng.uniform(-4, 0))
+    uphill, edge = scales * rng.standard_normal(count), rng.uniform(0.3, 2) if rng.random() < 0.5 else np.inf
+
+    def objective(codes: np.ndarray) -> np.ndarray:
+        x = _look_up(places, codes)
+        loss = (scales * np.abs((x - bottom) @ mixing) ** power).sum(1)
+        beyond = x @ uphill > edge * np.linalg.norm(uphill)
+        return -np.log(floor + np.where(beyond, 3 * scales.sum(), loss))
+
+    return objective
+
+
 def _failures(rng: Rng, sizes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Codes that fail: two positions take certain options together."""
     chosen = rng.choice(len(sizes), min(2, len(sizes)), replace=False)
@@ -261,5 +281,5 @@ def _standardised(part: Objective, probe: np.ndarray) -> Objective:
     return lambda codes: (part(codes) - mean) / spread
 
 
-_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees, _hills)
-_SHARES = (0.18, 0.08, 0.18, 0.2, 0.2, 0.16)
+_FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees, _hills, _valley)
+_SHARES = (0.14, 0.06, 0.17, 0.18, 0.18, 0.11, 0.16)

@@ -24,6 +24,7 @@ from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw
 WIDER = 5  # times as many candidates as a pool holds, where the surrogate chooses among them
 CANDIDATES = 60  # about as many stand behind one history, in several pools
 WRONG_KERNEL, NOISY, USELESS = 0.1, 0.1, 0.1  # shares of lessons whose hints are bad on purpose
+TELLING = 40  # trials from which the shares hold: fewer cannot show that hints are bad, and shares are smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def draw_lesson(rng: Rng, positions: int, n: int, m: int, k: int, wrong: float =
     known = _history(space, history, scores)
     surrogate = Surrogate(space, known)
     shown = surrogate
-    if rng.random() < wrong:
+    if rng.random() < wrong * _telling(n):
         usual, spread = usual_kernel(space)
         theta = usual + spread * np.clip(1.5 * rng.standard_normal(len(usual)), -3, 3)
         shown = Surrogate(space, known, lambda *_: theta)
@@ -120,7 +121,7 @@ def _arrays(rng: Rng, lesson: Lesson, augment: bool) -> Batch:
     surrogate = lesson.surrogate
     hindsight, (means, deviations, improvements) = surrogate.hindsight, surrogate.appraise(lesson.space.codes(pool))
     before = hindsight.means
-    if augment and (kind := rng.random()) < NOISY + USELESS:
+    if augment and (kind := rng.random() / _telling(len(lesson.scores))) < NOISY + USELESS:
         before, means = (_worsened(rng, kind, part) for part in (before, means))
         improvements = expected_improvement(means, deviations, surrogate.best)
     fitted = scale_length(len(lesson.scores))
@@ -135,6 +136,10 @@ def _arrays(rng: Rng, lesson: Lesson, augment: bool) -> Batch:
         together[len(lesson.scores) :].reshape(k, m).astype(np.float32),
         together[: len(lesson.scores)].max(keepdims=False).astype(np.float32),
     )
+
+
+def _telling(n: int) -> float:
+    return min(1.0, n / TELLING)
 
 
 def _worsened(rng: Rng, kind: float, means: np.ndarray) -> np.ndarray:
@@ -201,12 +206,16 @@ def _history(space: SearchSpace, rows: np.ndarray, scores: np.ndarray) -> Histor
 
 
 def _changed(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: float) -> np.ndarray:
-    """``k`` rows, each with probability ``near`` a parent with one to three positions redrawn, else uniform."""
+    """``k`` rows, each with probability ``near`` near a parent, else uniform.
+
+    Of those near one half differ from it in one position, the others have one to three redrawn.
+    """
     rows = parents[rng.integers(len(parents), size=k)]
     fresh = rng.integers(0, sizes, size=rows.shape)
     share = rng.integers(1, 4, size=(k, 1)) / rows.shape[1]
-    redrawn = (rng.random(rows.shape) < share) | (rng.random((k, 1)) >= near)
-    return np.where(redrawn, fresh, rows)
+    one = rng.integers(rows.shape[1], size=(k, 1)) == np.arange(rows.shape[1])
+    redrawn = np.where(rng.random((k, 1)) < 0.5, one, rng.random(rows.shape) < share)
+    return np.where(redrawn | (rng.random((k, 1)) >= near), fresh, rows)
 
 
 def _new_rows(rng: Rng, sizes: np.ndarray, count: int, taken: set[bytes], propose) -> np.ndarray:  # type: ignore[no-untyped-def]
