@@ -94,20 +94,21 @@ def gaussian_process(space: SearchSpace, seed: int) -> Search:
         scores.append((yield code))
 
 
-def optuna_tpe(space: SearchSpace, seed: int) -> Search:
-    """Optuna's TPESampler as it comes, categorical distributions."""
+def optuna_tpe(space: SearchSpace, seed: int, first: Sequence[str] = ()) -> Search:
+    """Optuna's TPESampler as it comes, categorical distributions; codes to begin with are enqueued."""
     from optuna.samplers import TPESampler
 
-    return _optuna(space, TPESampler(seed=seed))
+    return _optuna(space, TPESampler(seed=seed), first)
 
 
-def optuna_gp(space: SearchSpace, seed: int) -> Search:
-    """Optuna's GPSampler, categorical distributions, told that the objective has no noise."""
+def optuna_gp(space: SearchSpace, seed: int, first: Sequence[str] = ()) -> Search:
+    """Optuna's GPSampler, categorical distributions, told that the objective has no noise; codes to begin with are
+    enqueued."""
     from optuna.samplers import GPSampler
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its arguments are experimental
-        return _optuna(space, GPSampler(seed=seed, deterministic_objective=True))
+        return _optuna(space, GPSampler(seed=seed, deterministic_objective=True), first)
 
 
 def smac3(space: SearchSpace, seed: int) -> Search:
@@ -150,7 +151,7 @@ def _one(space: SearchSpace, rng: np.random.Generator, seen: set[str]) -> str | 
     return next(iter(space.sample(rng, 1, seen)), None)
 
 
-def _optuna(space: SearchSpace, sampler: Any) -> Search:
+def _optuna(space: SearchSpace, sampler: Any, first: Sequence[str] = ()) -> Search:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -158,6 +159,8 @@ def _optuna(space: SearchSpace, sampler: Any) -> Search:
     distributions: dict[str, Any] = {
         f"p{i}": optuna.distributions.CategoricalDistribution(tuple(range(size))) for i, size in enumerate(space.sizes)
     }
+    for code in first:
+        study.enqueue_trial(dict(zip(distributions, space.indices(code), strict=True)))
     while True:
         trial = study.ask(distributions)
         score = yield space.code([trial.params[name] for name in distributions])

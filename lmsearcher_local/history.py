@@ -51,14 +51,14 @@ def min_max(scores: Sequence[float]) -> list[float]:
     return [1.0 if span == 0 else (score / 2 - low / 2) / span for score in scores]
 
 
-def shown(scores: Sequence[float]) -> list[int]:
+def shown(scores: Sequence[float], cap: int = HISTORY_CAP) -> list[int]:
     """Which trials are shown: all, or over the cap the best half and the most recent ones, in order of evaluation."""
     n = len(scores)
-    if n <= HISTORY_CAP:
+    if n <= cap:
         return list(range(n))
-    kept = set(sorted(range(n), key=lambda i: -scores[i])[: HISTORY_CAP // 2])
+    kept = set(sorted(range(n), key=lambda i: -scores[i])[: cap // 2])
     for i in reversed(range(n)):
-        if len(kept) == HISTORY_CAP:
+        if len(kept) == cap:
             break
         kept.add(i)
     return sorted(kept)

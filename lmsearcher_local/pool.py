@@ -86,10 +86,12 @@ def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude
 
     Considered are the neighbours of the best codes, recombinations of them and uniform codes; then, twice, the
     neighbours of what is most promising so far. The others are there because a surrogate errs, and the model may not.
+    The best codes of earlier searches are considered, and count as best codes.
     """
     space = surrogate.space
-    parents = surrogate.history.best(PARENTS).codes
-    around = [*neighbourhood(space, parents, rng), *recombined(space, parents, rng, RECOMBINED)]
+    earlier = surrogate.sources.best(space, rng)
+    parents = [*surrogate.history.best(PARENTS).codes, *earlier]
+    around = [*earlier, *neighbourhood(space, parents, rng), *recombined(space, parents, rng, RECOMBINED)]
     candidates = list(dict.fromkeys(code for code in around if code not in exclude))
     candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
     parts = [surrogate.appraise(candidates)]
@@ -128,6 +130,8 @@ def near(space: SearchSpace, code: str, rng: np.random.Generator) -> list[str]:
 
 def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator, n: int) -> list[str]:
     """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random."""
+    if not codes:
+        return []
     rows = space.array(codes)
     first, second = rows[rng.integers(len(rows), size=(2, n))]
     children = space.codes(np.where(rng.random(first.shape) < 0.5, first, second))

@@ -1,17 +1,18 @@
 """Ask, tell, best: the search loop as a library, without input or output."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from lmsearcher_local.calibration import Choice
+from lmsearcher_local.earlier import Earlier, Sources
 from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.kernel import fit_kernel
-from lmsearcher_local.pool import POLICIES, Pool
+from lmsearcher_local.pool import POLICIES, Pool, promising
 from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
@@ -38,9 +39,12 @@ class Searcher:
         policy: how pools are made, a name in ``lmsearcher_local.pool.POLICIES``.
         pool_size: candidates shown to the model per trial.
         temperature: 0 takes the model's greedy answer, above 0 samples its answer.
+        earlier: earlier searches, as ``sources.read_earlier`` reads them. The first ``INITIAL`` codes then are what
+            these let expect most, and no longer random ones.
 
     Raises:
         PromptError: the space does not fit the checkpoint.
+        HistoryError: there are too many earlier searches.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Searcher:
         policy: str = "surrogate",
         pool_size: int = 10,
         temperature: float = 0.0,
+        earlier: Sequence[Earlier] = (),
     ) -> None:
         if direction not in ("maximize", "minimize"):
             raise ValueError(f"direction is 'maximize' or 'minimize', not {direction!r}")
@@ -69,6 +74,7 @@ class Searcher:
         self.seed = seed
         self.pool_size = pool_size
         self.temperature = temperature
+        self.sources = Sources(earlier)
         self._policy = POLICIES[policy]
         self._fit = lru_cache(maxsize=FITS)(fit_kernel)
         self.clear()
@@ -90,22 +96,31 @@ class Searcher:
     def _pools(self, n: int) -> Iterator[tuple[Task, np.random.Generator]]:
         """What the model is asked for the next ``n`` codes."""
         known, pending = self._known, [*self._pending]
-        surrogate = Surrogate(self.space, self._told.essential, self._fit)
+        surrogate = Surrogate(self.space, self._told.essential, self._fit, self.sources)
         if pending:
-            surrogate = Surrogate(self.space, believed(surrogate, pending), self._fit)
+            surrogate = Surrogate(self.space, believed(surrogate, pending), self._fit, self.sources)
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
+            taken = known | offered if offered else known
             if trial < INITIAL or not surrogate.history.codes:
-                pool = Pool(tuple(self.space.sample(rng, 1, known)), surrogate)
+                pool = self._first(surrogate, rng, known, taken)
             else:
-                taken = known | offered if offered else known
                 pool = self._policy(surrogate, rng, self.pool_size, taken)
                 pool = pool if len(pool) else self._policy(surrogate, rng, self.pool_size, known)
                 offered.update(pool.codes)
             if not len(pool):
                 raise _nothing_left(self.space, len(known))
             yield Task(self.space, surrogate.history, pool), rng
+
+    def _first(
+        self, surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]
+    ) -> Pool:
+        """A pool of one code, before the model is asked: a random one, or what earlier searches let expect most."""
+        if not self.sources:
+            return Pool(tuple(self.space.sample(rng, 1, known)), surrogate)
+        pool = promising(surrogate, rng, 2, taken)
+        return pool.take(np.argsort(-pool.improvements, kind="stable")[:1])
 
     def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
         """The codes that the model's answers come to; from now on they are under way."""

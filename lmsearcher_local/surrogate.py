@@ -1,6 +1,13 @@
 """A Gaussian process over codes: what a history lets expect of others, and would have let expect of its own trials.
 
 Scores enter as normal scores of their ranks; that is the unit of all means and deviations here.
+
+Where there are earlier searches, what they expect of codes enters the kernel as features:
+
+    k(x, x') + t (sum_s d_s(x) d_s(x') / S + m(x) m(x')) + c
+
+with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each from it. So each gets a weight of its own,
+with the right sign. Of the trust ``t`` the history decides; at 0 the sources count for nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +19,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.special import ndtr
 
 from lmsearcher_local.blas import one_thread
+from lmsearcher_local.earlier import NO_SOURCES, Sources
 from lmsearcher_local.history import History, normal_scores, shown
 from lmsearcher_local.kernel import Embedding, fit_kernel, gaussian
 from lmsearcher_local.space import SearchSpace
@@ -19,6 +27,8 @@ from lmsearcher_local.space import SearchSpace
 REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)  # trials at which the kernel is fitted
 CELLS = 1 << 21  # of a matrix of features or of the kernel, at most
 CHUNK = 4096  # codes appraised at a time, at most
+TRUSTS = (0.0, 0.1, 0.3, 1.0, 3.0)  # in the sources, of which the likeliest is taken
+OFFSET = 10.0  # variance of the level of all scores, which the sources do not know
 
 Fit = Callable[[SearchSpace, History], np.ndarray]
 """Like ``kernel.fit_kernel``: the kernel's logarithms of weights and noise, of a history of at least one trial."""
@@ -40,6 +50,14 @@ class Hindsight(NamedTuple):
     deviations: np.ndarray
 
 
+class Belief(NamedTuple):
+    """How far the sources are believed: the trust ``t``, and for each the correlation of what it expects of the trials
+    kept with their scores, float64 ``[S]``; 0 where one of them does not vary."""
+
+    trust: float
+    agreements: np.ndarray
+
+
 class _Process(NamedTuple):
     """The process given the ``n`` trials kept, of ``F`` features."""
 
@@ -49,21 +67,28 @@ class _Process(NamedTuple):
     whitener: np.ndarray  # [n, n]: the inverse of the lower Cholesky factor of the kernel with noise
     root: np.ndarray  # [n, n]: that factor
     target: np.ndarray  # [n]
+    trust: float
+    told: np.ndarray  # [n, S + 1]: features of the sources, not scaled
 
 
 class Surrogate:
     """What a history says about codes. Making one costs nothing; what it computes, when first asked, it keeps.
 
     The kernel is fitted to the first trials, as many as the largest of ``REFITS`` that are there, so that it changes
-    seldom and depends on the history alone. Without a history the mean is 0 and the deviation 1 everywhere.
+    seldom and depends on the history alone. Without a history the mean is 0, or what the sources expect on the mean,
+    and the deviation 1 everywhere.
 
     Args:
         fit: fits the kernel.
+        sources: earlier searches.
     """
 
-    def __init__(self, space: SearchSpace, history: History, fit: Fit = fit_kernel) -> None:
+    def __init__(
+        self, space: SearchSpace, history: History, fit: Fit = fit_kernel, sources: Sources = NO_SOURCES
+    ) -> None:
         self.space = space
         self.history = history
+        self.sources = sources
         self._fit = fit
 
     @cached_property
@@ -85,7 +110,7 @@ class Surrogate:
         """
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         if not self.kept:
-            return np.zeros(len(rows)), np.ones(len(rows))
+            return self.sources.mean(rows), np.ones(len(rows))
         at_once = max(1, min(CHUNK, CELLS // len(self._process.scales)))
         parts = [self._posterior(rows[start : start + at_once]) for start in range(0, max(1, len(rows)), at_once)]
         mean, deviation = map(np.concatenate, zip(*parts, strict=True))
@@ -112,11 +137,12 @@ class Surrogate:
         scores -= scores[:fitted].mean()
         # The first rows of a Cholesky factor are the factor of the first rows.
         whitener, later = self._process.whitener[:fitted, :fitted], self._process.root[fitted:, :fitted]
+        before = _before(self._process.told[fitted:], self._process.trust)
         white = whitener @ scores[:fitted]
         variance = _variance(white)
         precision = (whitener**2).sum(0)
         means = np.append(scores[:fitted] - whitener.T @ white / precision, later @ white)
-        variances = variance * np.append(1 / precision, np.maximum(1 - (later**2).sum(1), 1e-9))
+        variances = variance * np.append(1 / precision, np.maximum(before - (later**2).sum(1), 1e-9))
         return Hindsight(scores, means, np.sqrt(variances))
 
     @cached_property
@@ -132,10 +158,26 @@ class Surrogate:
         known = embedding.features(rows) * scales
         kernel = gaussian(known, known)
         kernel[np.diag_indices_from(kernel)] += np.exp(theta[-1])
+        y = normal_scores(np.array([scores[i] for i in self.kept]), len(self.kept))
+        told, trust = self.sources.features(rows), 0.0
+        if self.sources:
+            first = slice(min(fitted, len(y)))
+            trust = _likeliest(kernel[first, first], told[first], y[first] - y[first].mean())
+            kernel += _across(told, told, trust)
         root = cholesky(kernel, lower=True)
         whitener = solve_triangular(root, np.eye(len(root)), lower=True)
-        y = normal_scores(np.array([scores[i] for i in self.kept]), len(self.kept))
-        return _Process(embedding, scales, known, whitener, root, y - y.mean())
+        return _Process(embedding, scales, known, whitener, root, y - y.mean(), trust, told)
+
+    @property
+    def belief(self) -> Belief:
+        """How far the sources are believed, given a history."""
+        means, y = (
+            self.sources.means(self.space.array([self.history.codes[i] for i in self.kept])),
+            self._process.target,
+        )
+        apart = means - means.mean(0)
+        lengths = np.sqrt((apart**2).sum(0) * (y @ y))
+        return Belief(self._process.trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))
 
     @cached_property
     def _solved(self) -> tuple[np.ndarray, float]:
@@ -144,11 +186,16 @@ class Surrogate:
         return self._process.whitener.T @ white, _variance(white)
 
     def _posterior(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        embedding, scales, known, whitener, *_ = self._process
+        embedding, scales, known, whitener, *_ = process = self._process
         solved, variance = self._solved
         cross = gaussian(embedding.features(rows) * scales, known)
+        before: float | np.ndarray = 1.0
+        if self.sources:
+            told = self.sources.features(rows)
+            cross += _across(told, process.told, process.trust)
+            before = _before(told, process.trust)
         explained = ((cross @ whitener.T) ** 2).sum(1)
-        return cross @ solved, np.sqrt(variance * np.maximum(1 - explained, 1e-9))
+        return cross @ solved, np.sqrt(variance * np.maximum(before - explained, 1e-9))
 
 
 def believed(surrogate: Surrogate, pending: Sequence[str]) -> History:
@@ -185,3 +232,24 @@ def scale_length(n: int) -> int:
 def _variance(white: np.ndarray) -> float:
     """The signal's variance of highest posterior density, from the whitened target."""
     return float((white @ white + 1) / (len(white) + 1))
+
+
+def _likeliest(kernel: np.ndarray, told: np.ndarray, y: np.ndarray) -> float:
+    """The trust in the sources of highest marginal likelihood; the signal's variance is integrated out by its mode."""
+
+    def likelihood(trust: float) -> float:
+        root = cholesky(kernel + _across(told, told, trust), lower=True)
+        variance = _variance(solve_triangular(root, y, lower=True))
+        return float(-0.5 * (len(y) + 1) * np.log(variance) - np.log(np.diag(root)).sum())
+
+    return max(TRUSTS, key=likelihood)
+
+
+def _across(a: np.ndarray, b: np.ndarray, trust: float) -> np.ndarray:
+    """What the sources add to the kernel, ``[len(a), len(b)]``."""
+    return trust * (a @ b.T) + OFFSET
+
+
+def _before(told: np.ndarray, trust: float) -> np.ndarray:
+    """The kernel of each code with itself, ``[n]``."""
+    return 1 + trust * (told**2).sum(1) + (OFFSET if told.shape[1] else 0)

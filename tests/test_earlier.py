@@ -1,0 +1,173 @@
+"""Earlier searches: what they expect enters the surrogate as the formula says, as far as the new trials bear it out."""
+
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from bench.rankers import JudgeRanker
+from bench.rankers import surrogate as own_pick
+from lmsearcher_local.earlier import SOURCES, STARTS, TRIALS, Earlier, Mean, Sources
+from lmsearcher_local.errors import HistoryError
+from lmsearcher_local.history import History, normal_scores
+from lmsearcher_local.kernel import Embedding, fit_kernel
+from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.searcher import INITIAL, Searcher
+from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.surrogate import OFFSET, TRUSTS, Surrogate
+
+SPACE = SearchSpace([5] * 5)
+EFFECTS = np.random.default_rng(7).standard_normal((5, 5))
+
+
+def score(code: str, effects: np.ndarray = EFFECTS) -> float:
+    return float(sum(effects[i, int(digit)] for i, digit in enumerate(code)))
+
+
+def history(n: int, seed: int, effects: np.ndarray = EFFECTS) -> History:
+    codes = SPACE.sample(np.random.default_rng(seed), n)
+    return History(tuple(codes), tuple(score(code, effects) for code in codes))
+
+
+def source(seed: int, n: int = 60, effects: np.ndarray = EFFECTS) -> Earlier:
+    return Earlier(f"source {seed}", SPACE, (0, 1, 2, 3, 4), history(n, seed, effects))
+
+
+def useless(seed: int) -> Earlier:
+    return source(seed, effects=np.random.default_rng(seed).standard_normal((5, 5)))
+
+
+def kernel_of(found: Surrogate, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """The kernel as the formula says it, and the noise, of a history whose length is one of the refits."""
+    theta = fit_kernel(found.space, found.history)
+    embedding = Embedding(found.space, found.space.array(found.history.codes))
+    features = embedding.features(rows) * np.exp(theta[:-1] / 2)[embedding.groups]
+    kernel = np.exp(-((features[:, None] - features) ** 2).sum(2) / 2)
+    means = np.stack([Mean(one.space, one.history)(rows) for one in found.sources.earlier])
+    mean = means.mean(0)
+    apart = means - mean if len(means) > 1 else np.zeros((1, len(rows)))
+    shared = sum(np.outer(one, one) for one in apart) / len(means) + np.outer(mean, mean)
+    return kernel + found.belief.trust * shared + OFFSET, float(np.exp(theta[-1]))
+
+
+@pytest.mark.parametrize("sources", [[source(1)], [source(1), useless(2), useless(3)]], ids=["one", "three"])
+def test_posterior_and_hindsight_are_those_of_the_kernel_with_sources(sources: list[Earlier]) -> None:
+    known, new = history(10, 5), [code for code in SPACE.sample(np.random.default_rng(9), 12)]
+    found = Surrogate(SPACE, known, sources=Sources(sources))
+    assert found.belief.trust > 0
+    kernel, noise = kernel_of(found, SPACE.array([*known.codes, *new]))
+    y = normal_scores(np.array(known.scores), 10)
+    y -= y.mean()
+    inverse = np.linalg.inv(kernel[:10, :10] + noise * np.eye(10))
+    variance = (y @ inverse @ y + 1) / 11
+    means, deviations = found.posterior(new)
+    across = kernel[10:, :10]
+    np.testing.assert_allclose(means, across @ inverse @ y, rtol=1e-5, atol=1e-7)
+    left = np.diag(kernel)[10:] - np.einsum("ij,jk,ik->i", across, inverse, across)
+    np.testing.assert_allclose(deviations, np.sqrt(variance * left), rtol=1e-5)
+    for i in range(10):
+        others = [k for k in range(10) if k != i]
+        without = np.linalg.inv(kernel[np.ix_(others, others)] + noise * np.eye(9))
+        np.testing.assert_allclose(
+            found.hindsight.means[i], kernel[i, others] @ without @ y[others], rtol=1e-5, atol=1e-7
+        )
+
+
+def test_between_fits_hindsight_never_changes_with_sources() -> None:
+    whole = history(12, 5)
+    rows = [
+        np.stack(Surrogate(SPACE, History(whole.codes[:n], whole.scores[:n]), sources=Sources([source(1)])).hindsight)
+        for n in (10, 11, 12)
+    ]
+    for shorter, longer in pairwise(rows):
+        np.testing.assert_allclose(longer[:, : shorter.shape[1]], shorter, rtol=1e-9)
+
+
+def test_a_source_is_believed_as_far_as_the_trials_bear_it_out() -> None:
+    known = history(32, 5)
+    good = Surrogate(SPACE, known, sources=Sources([source(1)])).belief
+    opposite = Surrogate(SPACE, known, sources=Sources([source(1, effects=-EFFECTS)])).belief
+    bad = Surrogate(SPACE, known, sources=Sources([useless(2)])).belief
+    assert good.trust in TRUSTS[1:]
+    assert opposite.trust == good.trust  # the sign is found
+    assert good.agreements[0] > 0.8 > 0 > -0.8 > opposite.agreements[0]
+    assert bad.trust == 0
+    assert abs(bad.agreements[0]) < 0.5
+
+
+def test_with_a_source_the_surrogate_is_nearer_the_truth() -> None:
+    known, codes = history(8, 5), SPACE.sample(np.random.default_rng(3), 400)
+    truth = [score(code) for code in codes]
+
+    def correlation(sources: Sources) -> float:
+        return float(np.corrcoef(Surrogate(SPACE, known, sources=sources).posterior(codes)[0], truth)[0, 1])
+
+    assert correlation(Sources([source(1), useless(2)])) > 0.8 > correlation(Sources())
+
+
+def test_the_first_codes_are_what_the_sources_expect_most_and_no_model_is_asked() -> None:
+    def no_model(task: object) -> np.ndarray:
+        raise AssertionError
+
+    searcher = Searcher(SPACE, JudgeRanker(own_pick), earlier=[source(1), source(2)])
+    [first] = searcher.ask()
+    better = sum(score(code) > score(first) for code in SPACE.enumerate())
+    assert better < 30  # of 3,125
+    again = Searcher(SPACE, JudgeRanker(own_pick), earlier=[source(1), source(2)])
+    codes = again.ask(4)  # four workers: nothing is told yet
+    assert codes[0] == first
+    assert len(set(codes)) == 4
+    for code in codes:
+        again.tell(code, score(code))
+    assert not set(again.ask(2)) & set(codes)
+
+
+def test_a_search_with_sources_goes_on_as_it_would_have() -> None:
+    sources = [source(1), useless(2)]
+    whole, codes = Searcher(SPACE, JudgeRanker(own_pick), seed=4, earlier=sources), []
+    for _ in range(INITIAL + 5):
+        codes += whole.ask()
+        whole.tell(codes[-1], score(codes[-1]))
+    for n in (1, 4, 7):
+        rest = Searcher(SPACE, JudgeRanker(own_pick), seed=4, earlier=sources)
+        for code in codes[:n]:
+            rest.tell(code, score(code))
+        assert rest.ask() == [codes[n]]
+
+
+def test_a_source_knows_only_the_parameters_that_both_have() -> None:
+    wider = SearchSpace({"new": [1, 2, 3], **SPACE.describe()})
+    partial = Earlier("partial", SPACE, (1, 2, 3, 4, 5), history(60, 1))
+    rows = wider.array(["000000", "200000", "012340"])
+    expected = Mean(SPACE, partial.history)(SPACE.array(["00000", "00000", "12340"]))
+    np.testing.assert_allclose(Sources([partial]).means(rows)[:, 0], expected)
+    starts = Sources([partial]).best(wider, np.random.default_rng(0))
+    assert {code[1:] for code in starts} == set(partial.history.best(3).codes)
+
+
+def test_codes_of_sources_that_the_predicate_refuses_are_not_proposed() -> None:
+    space = SearchSpace([5] * 5, valid=lambda configuration: configuration["p0"] != 4)
+    good = History(("40000", "41000"), (9.0, 8.0))
+    searcher = Searcher(space, JudgeRanker(own_pick), earlier=[Earlier("one", SPACE, (0, 1, 2, 3, 4), good)])
+    assert all(code in space for code in searcher.ask(3))
+
+
+def test_fifty_sources_and_long_ones_are_bounded_and_more_are_refused() -> None:
+    space, rng = SearchSpace([8] * 6), np.random.default_rng(0)
+
+    def long(n: int) -> Earlier:
+        codes = space.sample(rng, n)
+        return Earlier("long", space, tuple(range(6)), History(tuple(codes), tuple(rng.random(n).tolist())))
+
+    sources, known = Sources([long(3000), *[long(30) for _ in range(SOURCES - 1)]]), long(20).history
+    tracemalloc.start()
+    pool = POLICIES["surrogate"](Surrogate(space, known, sources=sources), rng, 10, set(known.codes))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pool) == 10
+    assert peak < 100 << 20
+    assert len(sources._means[0]._known) == TRIALS
+    assert len(sources.best(space, rng)) == STARTS
+    with pytest.raises(HistoryError, match="51 earlier searches were given; at most 50"):
+        Sources([*sources.earlier, sources.earlier[0]])
