@@ -8,7 +8,7 @@ and however many threads come here at once, the last to leave restores what the 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, local
 
 import scipy.linalg  # noqa: F401, brings a BLAS of its own beside numpy's, which is to be there now
 from threadpoolctl import ThreadpoolController
@@ -19,6 +19,7 @@ BLAS = ThreadpoolController().select(user_api="blas")
 
 _lock = Lock()
 _inside = 0  # threads of this process that are in a block of ``one_thread``
+_here = local()  # whether this one is: a block within a block costs nothing
 _found: list[int] = []  # threads of each library of BLAS before the first of them came
 
 
@@ -26,15 +27,20 @@ _found: list[int] = []  # threads of each library of BLAS before the first of th
 def one_thread() -> Iterator[None]:
     """A block, or as a decorator a function, in which numpy and scipy calculate on one thread."""
     global _inside, _found
+    if getattr(_here, "inside", False):
+        yield
+        return
     with undisturbed(), _lock:
         if _inside == 0:
             _found = [library.num_threads for library in BLAS.lib_controllers]
             _set([1] * len(_found))
         _inside += 1
+        _here.inside = True
     try:
         yield
     finally:
         with undisturbed(), _lock:
+            _here.inside = False
             _inside -= 1
             if _inside == 0:
                 _set(_found)
@@ -56,6 +62,7 @@ def _after_fork() -> None:
     """A child that was forked while other threads were inside has none of them, and nobody who would leave."""
     global _inside, _lock
     _lock = Lock()
+    _here.inside = False
     if _inside:
         _inside = 0
         _set(_found)

@@ -65,15 +65,16 @@ class Embedding:
         if self._seen:
             columns = np.stack([_places_among(*pair) for pair in zip(self._seen, rows.T, strict=True)], axis=1)
         features = np.zeros((len(rows), len(self.groups)))
-        np.put_along_axis(features, self._first + columns, 1.0, axis=1)
+        features.ravel()[np.arange(len(rows))[:, None] * features.shape[1] + self._first + columns] = 1.0
         features[:, self._numbers] = np.sqrt(2) * rows[:, self._ordered] / self._last
         start = int(self._first[-1] + self._sizes[-1] + (len(self._sizes) - 1 in self._ordered))
         for places, seen in self._sets:
             if self._seen:
                 counts = _counts(seen, rows[:, places])
             else:
-                options = self._first[places, None] + np.arange(self._sizes[places[0]])
-                counts = features[:, options].sum(1)
+                options = int(self._sizes[places[0]])
+                each = np.arange(len(rows))[:, None] * options + rows[:, places]
+                counts = np.bincount(each.ravel(), minlength=len(rows) * options).reshape(len(rows), options)
             features[:, start : start + counts.shape[1]] = counts / np.sqrt(len(places))
             start += counts.shape[1]
         return features

@@ -72,8 +72,8 @@ def local(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude: Co
     space = surrogate.space
     taken = set(exclude)
     around = []
-    for parent in surrogate.history.best(PARENTS).codes:
-        fresh = [code for code in near(space, parent, rng) if code not in taken]
+    for parent in space.array(surrogate.history.best(PARENTS).codes):
+        fresh, _ = unseen(space, near(space, parent, rng), taken)
         taken.update(fresh)
         around += fresh
     kept = [around[i] for i in rng.permutation(len(around))[: size - max(1, size // 5)]]
@@ -90,52 +90,64 @@ def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude
     """
     space = surrogate.space
     earlier = surrogate.sources.best(space, rng)
-    parents = [*surrogate.history.best(PARENTS).codes, *earlier]
-    around = [*earlier, *neighbourhood(space, parents, rng), *recombined(space, parents, rng, RECOMBINED)]
-    candidates = list(dict.fromkeys(code for code in around if code not in exclude))
-    candidates += space.sample(rng, SAMPLED, {*exclude, *candidates})
-    parts = [surrogate.appraise(candidates)]
+    parents = space.array([*surrogate.history.best(PARENTS).codes, *earlier])
+    near, mixed = neighbourhood(space, parents, rng), recombined(space, parents, rng, RECOMBINED)
+    candidates, rows = unseen(space, np.concatenate([space.array(earlier), near, mixed]), exclude)
+    seen = {*exclude, *candidates}
+    sampled = space.sample(rng, SAMPLED, seen)
+    seen.update(sampled)
+    candidates += sampled
+    rows = np.concatenate([rows, space.array(sampled)])
+    appraisal = surrogate.appraise(rows)
     for _ in range(CLIMBS):
-        promise = np.concatenate([part.improvements for part in parts])
-        top = [candidates[i] for i in np.argsort(-promise, kind="stable")[:CLIMBERS]]
-        seen = {*exclude, *candidates}
-        fresh = [code for code in neighbourhood(space, top, rng) if code not in seen]
+        top = rows[np.argsort(-appraisal.improvements, kind="stable")[:CLIMBERS]]
+        fresh, more = unseen(space, neighbourhood(space, top, rng), seen)
+        seen.update(fresh)
         candidates += fresh
-        parts.append(surrogate.appraise(fresh))
-    appraisal = Appraisal(*map(np.concatenate, zip(*parts, strict=True)))
+        rows = np.concatenate([rows, more])
+        appraisal = Appraisal(*map(np.concatenate, zip(appraisal, surrogate.appraise(more), strict=True)))
     order = np.argsort(-appraisal.improvements, kind="stable")
     half = (size + 1) // 2
     picked = rng.permutation([*order[:half], *rng.permutation(order[half:])[: size - half]])
     return Pool(tuple(candidates), surrogate, lambda: appraisal).take(picked)  # the place in it must say nothing
 
 
-def neighbourhood(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The neighbours of every code, each once."""
-    return list(dict.fromkeys(neighbour for code in codes for neighbour in near(space, code, rng)))
+def unseen(space: SearchSpace, rows: np.ndarray, exclude: Collection[str]) -> tuple[list[str], np.ndarray]:
+    """The codes of option indices ``[n, positions]``, each once and none of ``exclude``, and their indices."""
+    places: dict[str, int] = {}
+    for place, code in enumerate(space.codes(rows)):
+        if code not in exclude:
+            places.setdefault(code, place)
+    return [*places], rows[[*places.values()]]
 
 
-def near(space: SearchSpace, code: str, rng: np.random.Generator) -> list[str]:
-    """The neighbours of a code. Of very many about ``NEAR``: of each parameter some options beside its own, some at
-    random."""
+def neighbourhood(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The neighbours of every code, given and returned as option indices ``[n, positions]``; some may stand twice."""
+    none = np.empty((0, len(space.sizes)), dtype=np.int64)
+    return np.concatenate([none, *(near(space, row, rng) for row in rows)])
+
+
+def near(space: SearchSpace, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The neighbours of a code, of option indices ``[positions]``. Of very many about ``NEAR``: of each parameter some
+    options beside its own, some at random."""
     if sum(space.sizes) - len(space.sizes) <= NEAR:
-        return space.neighbours(code)
+        return space.neighbour_rows(row)
     reach = max(1, NEAR // len(space.sizes) // 4)  # options beside its own, on either side; as many are random
     options: list[list[int]] = []
-    for size, own in zip(space.sizes, space.indices(code), strict=True):
+    for size, own in zip(space.sizes, row.tolist(), strict=True):
         beside = range(max(0, own - reach), min(size, own + reach + 1))
         some = {*beside, *rng.integers(size, size=2 * reach).tolist()}
         options.append(sorted(some) if size > 4 * reach else [*range(size)])
-    return space.neighbours(code, options)
+    return space.neighbour_rows(row, options)
 
 
-def recombined(space: SearchSpace, codes: Sequence[str], rng: np.random.Generator, n: int) -> list[str]:
-    """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random."""
-    if not codes:
-        return []
-    rows = space.array(codes)
+def recombined(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random, as option indices."""
+    if not len(rows):
+        return rows
     first, second = rows[rng.integers(len(rows), size=(2, n))]
-    children = space.codes(np.where(rng.random(first.shape) < 0.5, first, second))
-    return [child for child in children if space.valid is None or child in space]
+    children = np.where(rng.random(first.shape) < 0.5, first, second)
+    return children if space.valid is None else children[[space.accepts(child) for child in children.tolist()]]
 
 
 POLICIES: dict[str, Policy] = {"surrogate": promising, "local": local, "paper": uniform}

@@ -68,9 +68,8 @@ class SearchSpace:
         self.valid = valid
         self._widths = tuple(len(str(size - 1)) for size in self.sizes)
         self.code_length = sum(self._widths)
-        self._digits = [
-            [str(i).zfill(width) for i in range(size)] for size, width in zip(self.sizes, self._widths, strict=True)
-        ]
+        self._at = np.repeat(np.arange(len(self.sizes)), self._widths)  # the parameter of each digit of a code
+        self._powers = np.array([10**power for width in self._widths for power in reversed(range(width))])
         self.anchor: tuple[str, ...] = ()  # a valid code, from which others are found
         if valid is not None:
             self.anchor = tuple(self.sample(np.random.default_rng(0), 1))
@@ -187,7 +186,7 @@ class SearchSpace:
 
     def code(self, indices: Sequence[int]) -> str:
         """The NCode of option indices, one per parameter. Indices are trusted: they come from this package."""
-        return "".join([digits[index] for digits, index in zip(self._digits, indices, strict=True)])
+        return "".join([f"{index:0{width}d}" for index, width in zip(indices, self._widths, strict=True)])
 
     def indices(self, code: str) -> tuple[int, ...]:
         """The option index of each parameter.
@@ -261,20 +260,23 @@ class SearchSpace:
         Raises:
             SpaceError: a code is not of this space.
         """
-        positions, text = len(self.sizes), "".join(codes)
-        if self.code_length == positions and text.isascii() and {*map(len, codes)} <= {positions}:
-            rows = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64).reshape(-1, positions) - ord("0")
-            if ((rows >= 0) & (rows < self.sizes)).all():  # the usual case: one digit per position
+        text = "".join(codes)
+        if text.isascii() and text.isdigit() and {*map(len, codes)} == {self.code_length}:
+            rows = np.frombuffer(text.encode(), dtype=np.uint8).reshape(-1, self.code_length).astype(np.int64) - ord(
+                "0"
+            )
+            if self.code_length > len(self.sizes):
+                rows = np.add.reduceat(rows * self._powers, np.flatnonzero(np.diff(self._at, prepend=-1)), axis=1)
+            if (rows < self.sizes).all():
                 return rows
-        return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(-1, positions)
+        return np.array([self.indices(code) for code in codes], dtype=np.int64).reshape(-1, len(self.sizes))
 
     def codes(self, rows: np.ndarray) -> list[str]:
         """The NCodes of option indices ``[n, positions]``, the way back from :meth:`array`; indices are trusted."""
-        length = len(self.sizes)
-        if self.code_length == length:  # the usual case: one digit per position
-            text = (rows + ord("0")).astype(np.uint8).tobytes().decode("ascii")
-            return [text[start : start + length] for start in range(0, len(text), length)]
-        return [self.code(row) for row in rows.tolist()]
+        length = self.code_length
+        digits = rows if length == len(self.sizes) else rows[:, self._at] // self._powers % 10
+        text = (digits + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+        return [text[start : start + length] for start in range(0, len(text), length)]
 
     def sample(self, rng: np.random.Generator, n: int, exclude: Collection[str] = ()) -> list[str]:
         """Up to ``n`` distinct valid codes, none of them in ``exclude``; equal arguments give equal codes.
@@ -295,22 +297,22 @@ class SearchSpace:
             if self.accepts(indices):
                 yield self.code(indices)
 
-    def neighbours(self, code: str, options: Sequence[Sequence[int]] | None = None) -> list[str]:
-        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change.
+    def neighbours(self, code: str) -> list[str]:
+        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change."""
+        return self.codes(self.neighbour_rows(self.array([code])[0]))
+
+    def neighbour_rows(self, origin: np.ndarray, options: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+        """The same as option indices, from option indices ``[positions]``: int64 ``[n, positions]``.
 
         With ``options``, indices for each parameter, only those that change to one of these.
         """
-        origin = self.indices(code)
-        found, start = [], 0
-        for position, digits in enumerate(self._digits):
-            end = start + len(digits[0])
-            for index in range(len(digits)) if options is None else options[position]:
-                if index == origin[position]:
-                    continue
-                if self.valid is None or self.accepts((*origin[:position], index, *origin[position + 1 :])):
-                    found.append(code[:start] + digits[index] + code[end:])
-            start = end
-        return found
+        offered = [range(size) for size in self.sizes] if options is None else options
+        positions = np.repeat(np.arange(len(self.sizes)), [*map(len, offered)])
+        indices = np.concatenate([np.array(some, dtype=np.int64) for some in offered])
+        changed = indices != origin[positions]
+        rows = np.tile(origin, (np.count_nonzero(changed), 1))
+        rows[np.arange(len(rows)), positions[changed]] = indices[changed]
+        return rows if self.valid is None else rows[[self.accepts(row) for row in rows.tolist()]]
 
     def configuration(self, indices: Sequence[int]) -> Configuration:
         """The configuration of option indices, a new dictionary."""

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.blas import dtrmm
+from scipy.linalg.lapack import dtrtri
 from scipy.special import ndtr
 
 from lmsearcher_local.blas import one_thread
@@ -165,7 +167,7 @@ class Surrogate:
             trust = _likeliest(kernel[first, first], told[first], y[first] - y[first].mean())
             kernel += _across(told, told, trust)
         root = cholesky(kernel, lower=True)
-        whitener = solve_triangular(root, np.eye(len(root)), lower=True)
+        whitener, _ = dtrtri(root, lower=1)
         return _Process(embedding, scales, known, whitener, root, y - y.mean(), trust, told)
 
     @property
@@ -194,8 +196,9 @@ class Surrogate:
             told = self.sources.features(rows)
             cross += _across(told, process.told, process.trust)
             before = _before(told, process.trust)
-        explained = ((cross @ whitener.T) ** 2).sum(1)
-        return cross @ solved, np.sqrt(variance * np.maximum(before - explained, 1e-9))
+        mean = cross @ solved
+        white = dtrmm(1.0, whitener, cross.T, lower=1, overwrite_b=1)  # in place: cross.T is in Fortran's order
+        return mean, np.sqrt(variance * np.maximum(before - np.einsum("ij,ij->j", white, white), 1e-9))
 
 
 def believed(surrogate: Surrogate, pending: Sequence[str]) -> History:

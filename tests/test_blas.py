@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event, Thread
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ def test_threads_that_overlap_leave_what_the_first_one_found() -> None:
     assert threads() == {3}
     with pytest.raises(ValueError, match="no"), one_thread():
         raise ValueError("no")
+    assert threads() == {3}
+
+
+def test_a_block_within_a_block_asks_nothing_of_the_libraries() -> None:
+    with one_thread(), patch("lmsearcher_local.blas.undisturbed", side_effect=AssertionError):
+        with one_thread():
+            assert threads() == {1}
+        assert threads() == {1}
     assert threads() == {3}
 
 

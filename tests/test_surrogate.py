@@ -12,7 +12,7 @@ from lmsearcher_local import kernel as kernels
 from lmsearcher_local import surrogate
 from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.kernel import Embedding, fit_kernel
-from lmsearcher_local.pool import POLICIES, neighbourhood, recombined
+from lmsearcher_local.pool import POLICIES, neighbourhood, recombined, unseen
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import REFITS, Surrogate
 
@@ -191,12 +191,14 @@ def test_equal_scores_and_a_history_beyond_the_cap_are_no_obstacle() -> None:
 def test_neighbours_and_recombinations_respect_the_predicate() -> None:
     space = SearchSpace([3] * 4, valid=lambda configuration: configuration["p0"] != configuration["p1"])
     parents = ["0112", "1020", "2100"]
-    children = recombined(space, parents, np.random.default_rng(0), 50)
+    children = space.codes(recombined(space, space.array(parents), np.random.default_rng(0), 50))
     assert children
     for child in children:
         assert child in space
         assert all(digit in {parent[i] for parent in parents} for i, digit in enumerate(child))
-    near = neighbourhood(space, parents, np.random.default_rng(0))
+    near, rows = unseen(space, neighbourhood(space, space.array(parents), np.random.default_rng(0)), {"0012"})
+    assert space.codes(rows) == near
+    assert {*near} == {code for parent in parents for code in space.neighbours(parent)} - {"0012"}
     assert len(near) == len(set(near))
     assert all(code in space for code in near)
 

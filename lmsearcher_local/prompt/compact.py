@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmsearcher_local.blas import one_thread
 from lmsearcher_local.errors import CheckpointError, PromptError
 from lmsearcher_local.history import HISTORY_CAP, History
 from lmsearcher_local.pool import Pool
@@ -88,6 +89,7 @@ class CompactCodec:
     def __init__(self, table: Mapping[str, np.ndarray]) -> None:
         self.table = table
 
+    @one_thread()
     def prompt(self, space: SearchSpace, history: History, pool: Pool) -> np.ndarray:
         """The rows of history and pool, float32 ``[positions, width]``."""
         if len(pool.codes) > ALIASES:
@@ -97,6 +99,7 @@ class CompactCodec:
         candidates = self._candidates(pool) + self.table["aliases"][: len(pool.codes)]
         return np.concatenate([self._trials(pool), candidates, self.table["pick"]])
 
+    @one_thread()
     def score_prompts(self, pool: Pool) -> list[np.ndarray]:
         """For each candidate the rows behind which ``score_tokens`` are its score: the history's and its own."""
         trials, candidates = self._trials(pool), self._candidates(pool) + self.table["aliases"][0]
