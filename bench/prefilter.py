@@ -23,9 +23,9 @@ from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.prefilter import KEEP, promise
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Task
-from lmsearcher_local.tables import NAMES
+from lmsearcher_local.tables import TABLES
 
-CHOICES = {**GROUPS, "nasbench201": tuple(name for name in NAMES if name.startswith("nasbench201-"))}
+CHOICES = {**GROUPS, "nasbench201": tuple(name for name in TABLES if name.startswith("nasbench201-"))}
 KINDS = ("uniform", "search")
 SIZES = (5, 20, 100)  # histories
 KEPT = (128, 500, 1000, KEEP)

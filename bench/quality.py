@@ -24,7 +24,8 @@ from bench.peers import PEERS
 from bench.rankers import Judge, ShuffledScores, blind, perfect, search, surrogate
 from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem
 from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.load import ENGINES, load_ranker
+from lmsearcher_local.engine.registry import ENGINES
+from lmsearcher_local.load import load_ranker
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Searcher, ask_together
@@ -65,7 +66,7 @@ class Cell(NamedTuple):
 @click.option("--seeds", type=click.IntRange(1), default=20, help="Searches per method and table.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
-@click.option("--engine", type=click.Choice(ENGINES), default="vllm")
+@click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | None, engine: str) -> None:
     """Search real tables with our methods and their peers, and compare."""
     names = METHODS if methods == "all" else tuple(name.strip() for name in methods.split(";"))

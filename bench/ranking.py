@@ -18,8 +18,9 @@ import numpy as np
 from bench.rankers import blind, search
 from bench.tables import GROUPS, problem
 from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.engine.registry import ENGINES
 from lmsearcher_local.history import History
-from lmsearcher_local.load import ENGINES, load_ranker
+from lmsearcher_local.load import load_ranker
 from lmsearcher_local.pool import PARENTS
 from lmsearcher_local.provenance import provenance
 from lmsearcher_local.ranking import Ranker
@@ -43,7 +44,7 @@ Score = Callable[[str], float]
 @click.option("--tasks", type=click.IntRange(1), default=60, help="Per table, history size and kind.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
-@click.option("--engine", type=click.Choice(ENGINES), default="vllm")
+@click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 def main(tables: str, tasks: int, out: Path, checkpoint: Path | None, engine: str) -> None:
     """Measure how well the model and its peers rank."""
     out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import NAMES, table
+from lmsearcher_local.tables import TABLES, table
 
 TRIALS = 192
 DEVELOPMENT = (
@@ -18,7 +18,7 @@ DEVELOPMENT = (
     "hpolib-naval_propulsion",
     "hpolib-parkinsons_telemonitoring",
 )
-GROUPS = {"dev": DEVELOPMENT, "report": tuple(name for name in NAMES if name not in DEVELOPMENT)}
+GROUPS = {"dev": DEVELOPMENT, "report": tuple(name for name in TABLES if name not in DEVELOPMENT)}
 FAMILIES = {"nasbench201": "NAS-Bench-201", "hpobench": "HPOBench", "hpolib": "HPOLib"}
 
 

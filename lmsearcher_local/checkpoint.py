@@ -15,18 +15,18 @@ from tokenizers import Tokenizer
 
 from lmsearcher_local.adapter import Adapter, adapted, is_adapter
 from lmsearcher_local.documents import parse_json
-from lmsearcher_local.errors import CheckpointError, LMSearcherError, brief
+from lmsearcher_local.errors import CheckpointError, brief
 from lmsearcher_local.folders import absence, read_json
 from lmsearcher_local.prompt.base import Codec
 from lmsearcher_local.prompt.chat import FILES, MONTHS, Frame, own_frame
-from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
+from lmsearcher_local.prompt.registry import CODECS, TABLE
+from lmsearcher_local.prompt.text import TEMPLATES, published_frame
 from lmsearcher_local.quantization import quantised, refuse_gguf
 
 BUNDLED = Path(__file__).parent / "checkpoints" / "small"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
 OWN = "own"  # the chat template that the folder brings
-TABLE = "codec/rows.safetensors"  # of a compact checkpoint; not beside the weights, because vLLM loads all that are
 SMALL = ("config.json", "lmsearcher.json", "tokenizer.json", TABLE)  # files that count beside the weights
 FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
@@ -45,7 +45,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
-            ("codec", self.codec, ("text", "compact")),
+            ("codec", self.codec, tuple(CODECS)),
             ("template", self.template, (*TEMPLATES, OWN)),
             ("score_digits", self.score_digits, tuple(range(1, 9))),
         ):
@@ -90,23 +90,12 @@ class Checkpoint:
         Raises:
             CheckpointError: the tokenizer is missing or unfit, or the vocabulary is not the codec's.
         """
-        if self.profile.codec == "compact":
-            from lmsearcher_local.prompt.compact import ALIASES, SCORES, load_codec
+        return CODECS[self.profile.codec].load(self)
 
-            codec = load_codec(self.path / TABLE, self.hidden)
-            if self.vocabulary < ALIASES + SCORES:
-                raise CheckpointError(
-                    f"{self.path} has {self.vocabulary:,} token ids where its codec, compact, has {ALIASES + SCORES}"
-                )
-            return codec
-        tokenizer, frame = self.tokenizer(), self.frame()
-        try:
-            return TextCodec(tokenizer, frame, self.profile.score_digits)
-        except Exception as error:
-            # The library raises bare Exception where a file contradicts itself; other kinds are a fault of ours.
-            if type(error) is not Exception and not isinstance(error, LMSearcherError):
-                raise
-            raise CheckpointError(f"{self.path / 'tokenizer.json'}: {error}") from error
+    @property
+    def reads_rows(self) -> bool:
+        """Whether its prompts are rows of numbers instead of token ids."""
+        return CODECS[self.profile.codec].rows
 
     def frame(self) -> Frame:
         """What stands around the message of a text checkpoint's prompt.

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearcher_local.engine.registry import ENGINES
 from lmsearcher_local.errors import LMSearcherError, SpaceWarning
 
 if TYPE_CHECKING:
+    from lmsearcher_local.searcher import Direction
     from lmsearcher_local.space import SearchSpace
     from lmsearcher_local.tables import Table
 
@@ -149,7 +151,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The model and its engine."""
     engine = click.option(
         "--engine",
-        type=click.Choice(["vllm", "transformers"]),
+        type=click.Choice([*ENGINES]),
         default="vllm",
         show_default=True,
         help="What runs the model.",
@@ -173,3 +175,12 @@ def chosen_space(
         return SearchSpace.load(str(files("lmsearcher_local").joinpath("presets", f"{preset}.yaml"))), preset, None
     assert space_file is not None
     return SearchSpace.load(space_file), space_file.stem, None
+
+
+def chosen_direction(given: str | None, table: "Table | None", otherwise: str | None = None) -> "Direction":
+    """The table's direction, else the given one, else ``otherwise``, else up."""
+    if table is not None:
+        if given is not None:
+            raise click.UsageError(f"the table {table.name} is {table.direction}d; leave --direction out")
+        return table.direction
+    return "minimize" if (given or otherwise) == "minimize" else "maximize"

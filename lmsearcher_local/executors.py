@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from lmsearcher_local.objectives.base import Objective, ObjectiveFailed, WorkerL
 from lmsearcher_local.objectives.call import forks_end_here
 from lmsearcher_local.space import Configuration
 
-CLUSTERS = {"dask": "distributed", "ray": "ray"}  # kind of executor -> the package it needs
 CONNECTING = 20  # seconds to wait for a cluster
 # What Dask and Ray raise after a task's worker died once too often, by name: neither need be installed.
 DEATHS = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
@@ -104,26 +103,6 @@ class RayExecutor(Executor):
 
 
 @contextmanager
-def connected(spec: str) -> Iterator[tuple[Executor, int]]:
-    """The executor that ``dask:ADDRESS`` or ``ray:ADDRESS`` names, and how many trials its cluster evaluates at once.
-
-    Raises:
-        StudyError: no such executor, its package is not installed, or the cluster does not answer or has no workers.
-    """
-    kind, _, address = spec.partition(":")
-    if kind not in CLUSTERS or not address:
-        raise StudyError(f"an executor is written dask:ADDRESS or ray:ADDRESS, not {spec!r}")
-    try:
-        package = import_module(CLUSTERS[kind])
-    except ImportError as error:
-        raise StudyError(f"--executor {kind} needs a package: pip install 'lmsearcher-local[{kind}]'") from error
-    with _dask(package, address) if kind == "dask" else _ray(package, address) as (executor, slots):
-        if not slots:
-            raise StudyError(f"the {kind} cluster at {address} has no workers yet; start some first")
-        yield executor, slots
-
-
-@contextmanager
 def _dask(distributed: Any, address: str) -> Iterator[tuple[Executor, int]]:
     try:
         client = distributed.Client(address, timeout=CONNECTING, set_as_default=False)
@@ -143,3 +122,33 @@ def _ray(ray: Any, address: str) -> Iterator[tuple[Executor, int]]:
         yield RayExecutor(), int(ray.cluster_resources().get("CPU", 0))
     finally:
         ray.shutdown()
+
+
+class Cluster(NamedTuple):
+    """The package that a kind of cluster needs, and what connects to an address with it."""
+
+    package: str
+    connect: Callable[[Any, str], AbstractContextManager[tuple[Executor, int]]]
+
+
+CLUSTERS = {"dask": Cluster("distributed", _dask), "ray": Cluster("ray", _ray)}
+
+
+@contextmanager
+def connected(spec: str) -> Iterator[tuple[Executor, int]]:
+    """The executor that ``dask:ADDRESS`` or ``ray:ADDRESS`` names, and how many trials its cluster evaluates at once.
+
+    Raises:
+        StudyError: no such executor, its package is not installed, or the cluster does not answer or has no workers.
+    """
+    kind, _, address = spec.partition(":")
+    if kind not in CLUSTERS or not address:
+        raise StudyError(f"an executor is written {' or '.join(f'{name}:ADDRESS' for name in CLUSTERS)}, not {spec!r}")
+    try:
+        package = import_module(CLUSTERS[kind].package)
+    except ImportError as error:
+        raise StudyError(f"--executor {kind} needs a package: pip install 'lmsearcher-local[{kind}]'") from error
+    with CLUSTERS[kind].connect(package, address) as (executor, slots):
+        if not slots:
+            raise StudyError(f"the {kind} cluster at {address} has no workers yet; start some first")
+        yield executor, slots

@@ -5,13 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Engine
+from lmsearcher_local.engine.registry import ENGINES
 from lmsearcher_local.errors import CheckpointError
 from lmsearcher_local.quantization import unsupported
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.space import SearchSpace
-
-ENGINES = ("vllm", "transformers")
 
 
 @contextmanager
@@ -49,15 +47,7 @@ def load_ranker(
         raise CheckpointError(problem)
     codec = found.codec()
     longest = codec.longest_prompt(space, pool_size) if space else None
-    loaded: Engine
-    if engine == "vllm":
-        from lmsearcher_local.engine.vllm import VLLMEngine
-
-        loaded = VLLMEngine(found, longest, cache_bytes)
-    else:
-        from lmsearcher_local.engine.transformers import TransformersEngine
-
-        loaded = TransformersEngine(found)
+    loaded = ENGINES[engine](found, longest, cache_bytes)
     try:
         yield Ranker(loaded, codec)
     finally:

@@ -96,7 +96,7 @@ def plan_memory(
     batch_tokens = _power_of_two(_within(BATCH_BUDGET // (token + copied), *BATCH_TOKENS))
     sequences = _within(LOGITS_BUDGET // logits, *SEQUENCES)
     working = batch_tokens * (token + copied) + 2 * sequences * logits  # logits, and their logarithms
-    if checkpoint.profile.codec == "compact":
+    if checkpoint.reads_rows:
         working += batch_tokens * checkpoint.hidden * width  # the rows of a step, in a buffer of vLLM's own
     if not card:  # where vLLM keeps embedding and head a second time, as its kernels read them, even where they are one
         working += 2 * checkpoint.vocabulary * checkpoint.hidden * width

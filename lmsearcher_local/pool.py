@@ -1,6 +1,7 @@
 """Candidate pools: what the model is asked to choose from, and what is expected of it. Never an evaluated code.
 
 A policy is a function ``(surrogate, rng, size, exclude) -> pool``; every random choice comes from ``rng``.
+``policies.py`` names them.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -148,6 +149,3 @@ def recombined(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n
     first, second = rows[rng.integers(len(rows), size=(2, n))]
     children = np.where(rng.random(first.shape) < 0.5, first, second)
     return children if space.valid is None else children[[space.accepts(child) for child in children.tolist()]]
-
-
-POLICIES: dict[str, Policy] = {"surrogate": promising, "local": local, "paper": uniform}

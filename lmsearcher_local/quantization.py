@@ -84,8 +84,8 @@ def unsupported(checkpoint: "Checkpoint", engine: str) -> str | None:
     kind = method or checkpoint.at_load
     if not kind:
         return None
-    if engine == "transformers":
-        return f"{path} is quantised ({kind}), and the transformers engine reads plain weights only"
+    if engine != "vllm":
+        return f"{path} is quantised ({kind}), and the {engine} engine reads plain weights only"
     card = capability()
     if card is not None and card < OLDEST:
         return f"weights of {kind} need a GPU of compute capability 7.5 or later"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.cli import chosen_space, model_options, space_options
+from lmsearcher_local.cli import chosen_direction, chosen_space, model_options, space_options
 from lmsearcher_local.plain import counted, plain
 
 if TYPE_CHECKING:
     from lmsearcher_local.history import History
+    from lmsearcher_local.plan import Values
     from lmsearcher_local.prefilter import Show
     from lmsearcher_local.ranking import Ranking
     from lmsearcher_local.searcher import Direction
@@ -54,10 +55,7 @@ def rank(
     direction: str | None,
     top: int | None,
     as_json: bool,
-    checkpoint: Path | None,
-    base: Path | None,
-    quantization: str | None,
-    engine: str,
+    **model: Any,
 ) -> None:
     """Rank candidates, given what was evaluated so far.
 
@@ -75,41 +73,42 @@ def rank(
       lmsearcher-local rank space.yaml --history tried.csv --pool pool.csv --json > ranking.json
     """
     from lmsearcher_local.files import read_pool
+    from lmsearcher_local.sources import read_history
+
+    space, _, measured = chosen_space(space_file, preset, table)
+    chosen_direction(direction, measured)  # refuses two, before files are read
+    source, (candidates, note) = read_history(history, space), read_pool(pool, space)
+    way = chosen_direction(direction, measured, source.direction)
+    source.check(way)
+    for line in filter(None, (source.note, note)):
+        click.echo(line, err=True)
+    click.echo(f"{counted(len(candidates), 'candidate')}; loading the model ...", err=True)
+    ranking, seen = ranking_of(space, source.entries, candidates, way, model)
+    if as_json:
+        print_json(space, ranking, seen, top)
+    else:
+        print_table(space, ranking, seen, top or ROWS)
+
+
+def ranking_of(
+    space: "SearchSpace", entries: "Values", candidates: list[str], direction: "Direction", model: dict[str, Any]
+) -> "tuple[Ranking, History]":
+    """The ranking of the candidates, and what was evaluated, in its own direction."""
     from lmsearcher_local.history import History
     from lmsearcher_local.load import load_ranker
     from lmsearcher_local.prefilter import rank_pool
     from lmsearcher_local.ranking import Task
     from lmsearcher_local.searcher import Searcher
-    from lmsearcher_local.sources import read_history
 
-    space, _, measured = chosen_space(space_file, preset, table)
-    if measured is not None and direction is not None:
-        raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
-    source, (candidates, note) = read_history(history, space), read_pool(pool, space)
-    said = measured.direction if measured else direction or source.direction
-    way: Direction = "minimize" if said == "minimize" else "maximize"
-    source.check(way)
-    for line in filter(None, (source.note, note)):
-        click.echo(line, err=True)
-    click.echo(f"{counted(len(candidates), 'candidate')}; loading the model ...", err=True)
-    weights: dict[str, Any] = {"base": base, "quantization": quantization}
-    loading = load_ranker(checkpoint, engine, **weights, space=space, pool_size=len(candidates))
+    loading = load_ranker(**model, space=space, pool_size=len(candidates))
     with loading as ranker, progress() as show:
-        known = Searcher(
-            space,
-            ranker,
-            direction=way,
-            pool_size=min(len(candidates), ranker.codec.group),  # what is checked to fit; more may not
-        )
-        for code, value in source.entries:
+        fits = min(len(candidates), ranker.codec.group)  # what is checked to fit; more may not
+        known = Searcher(space, ranker, direction=direction, pool_size=fits)
+        for code, value in entries:
             known.tell(code, value)
         ranking = rank_pool(ranker, Task.of(space, known.history, candidates), show)
-    sign = 1 if known.direction == "maximize" else -1
-    seen = History(known.history.codes, tuple(sign * score for score in known.history.scores))
-    if as_json:
-        print_json(space, ranking, seen, top)
-    else:
-        print_table(space, ranking, seen, top or ROWS)
+    sign = 1 if direction == "maximize" else -1
+    return ranking, History(known.history.codes, tuple(sign * score for score in known.history.scores))
 
 
 def ranked(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> Iterator[dict[str, Any]]:

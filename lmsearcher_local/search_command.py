@@ -11,18 +11,53 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.cli import chosen_space, model_options, space_options
+from lmsearcher_local.cli import chosen_direction, chosen_space, model_options, space_options
 from lmsearcher_local.plain import counted, plain
+from lmsearcher_local.policies import POLICIES
 
 if TYPE_CHECKING:
     from lmsearcher_local.objectives.base import Objective
+    from lmsearcher_local.plan import Values
     from lmsearcher_local.results import Result
+    from lmsearcher_local.searcher import Direction
     from lmsearcher_local.sharing import Gpu
     from lmsearcher_local.space import SearchSpace
     from lmsearcher_local.tables import Table
 
 
-@click.command()
+PICTURE = "search.png"
+HELP = """Search for the best configuration of a space.
+
+SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, a list of option counts, or a
+discrete ConfigSpace's JSON.
+
+\b
+A benchmark table is space and objective in one:
+  lmsearcher-local search --table nasbench201-cifar100 --trials 100
+\b
+A Python function `def score(configuration): ...` in train.py:
+  lmsearcher-local search space.yaml --objective train:score
+\b
+A shell command; {rank} and {lr} become the options chosen, each one word without quotes of yours, {ncode} the code:
+  lmsearcher-local search space.yaml --command 'python train.py --rank {rank} --lr {lr}'
+Other braces stay as they are; {{rank}} writes {rank}. Without a shell, as a JSON list:
+  lmsearcher-local search space.yaml --command '["python", "train.py", "--rank", "{rank}"]'
+The command also finds the whole configuration as JSON in $LMSEARCHER_CONFIG. An evaluation that raises, exits
+with an error or gives no finite number fails its own trial only.
+\b
+Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
+  lmsearcher-local search --table nasbench201-cifar100 --trials 100 --resume
+\b
+Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
+  lmsearcher-local search space.yaml --objective train:score --workers 4
+  lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
+\b
+Exit status: 0 a best configuration was found; 1 the search cannot go on or every trial failed; 2 wrong use;
+130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
+"""
+
+
+@click.command(help=HELP)
 @space_options
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function: configuration dictionary in, number out.")
 @click.option("--command", metavar="SHELL", help="A shell command whose last line of output is the score.")
@@ -31,7 +66,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option(
     "--policy",
-    type=click.Choice(["surrogate", "local", "paper"]),
+    type=click.Choice([*POLICIES]),
     default="surrogate",
     show_default=True,
     help="Pools: what a Gaussian process finds most promising, neighbours of the best, or uniform as in the paper.",
@@ -87,40 +122,8 @@ def search(
     workers: int | None,
     cluster: str | None,
     gpu: "Gpu | None",
-    checkpoint: Path | None,
-    base: Path | None,
-    quantization: str | None,
-    engine: str,
+    **model: Any,
 ) -> None:
-    """Search for the best configuration of a space.
-
-    SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, a list of option counts, or a
-    discrete ConfigSpace's JSON.
-
-    \b
-    A benchmark table is space and objective in one:
-      lmsearcher-local search --table nasbench201-cifar100 --trials 100
-    \b
-    A Python function `def score(configuration): ...` in train.py:
-      lmsearcher-local search space.yaml --objective train:score
-    \b
-    A shell command; {rank} and {lr} become the options chosen, each one word without quotes of yours, {ncode} the code:
-      lmsearcher-local search space.yaml --command 'python train.py --rank {rank} --lr {lr}'
-    Other braces stay as they are; {{rank}} writes {rank}. Without a shell, as a JSON list:
-      lmsearcher-local search space.yaml --command '["python", "train.py", "--rank", "{rank}"]'
-    The command also finds the whole configuration as JSON in $LMSEARCHER_CONFIG. An evaluation that raises, exits
-    with an error or gives no finite number fails its own trial only.
-    \b
-    Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
-      lmsearcher-local search --table nasbench201-cifar100 --trials 100 --resume
-    \b
-    Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
-      lmsearcher-local search space.yaml --objective train:score --workers 4
-      lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
-    \b
-    Exit status: 0 a best configuration was found; 1 the search cannot go on or every trial failed; 2 wrong use;
-    130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
-    """
     import optuna
 
     from lmsearcher_local.checkpoint import load_checkpoint
@@ -128,27 +131,17 @@ def search(
     from lmsearcher_local.files import RESULTS, TABLE
     from lmsearcher_local.interrupts import terminable
     from lmsearcher_local.load import load_ranker
-    from lmsearcher_local.plot import plot_search
-    from lmsearcher_local.sources import read_history
     from lmsearcher_local.study import Plan, open_search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, name, measured = chosen_space(space_file, preset, table)
-    if measured is not None and direction is not None:
-        raise click.UsageError(f"the table {table} is {measured.direction}d; leave --direction out")
+    way = chosen_direction(direction, measured)
     goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
-    way = measured.direction if measured else "minimize" if direction == "minimize" else "maximize"
-    known = read_history(warm_start, space) if warm_start else None
-    if known:
-        known.check(way)
-        if known.note:
-            click.echo(known.note, err=True)
-    entries = known.entries if known else ()
-    weights: dict[str, Any] = {"base": base, "quantization": quantization}
-    identity = load_checkpoint(checkpoint, **weights).identity
-    plan = Plan(space, goal.name, identity, way, seed, policy, pool_size, entries)
+    known = known_before(warm_start, space, way)
+    identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
+    plan = Plan(space, goal.name, identity, way, seed, policy, pool_size, known)
     out = out or Path("runs") / f"{name}-seed{seed}"
-    picture = (out / "search.png").absolute()
+    picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (
         terminable(),
         open_search(out, plan, storage=storage, resume=resume) as opened,
@@ -158,23 +151,41 @@ def search(
         opened.prepare(goal, here=not cluster)
         click.echo(f"{plain(name)}: {counted(space.size, 'configuration')}; loading the model ...", err=True)
         try:
-            loading = load_ranker(checkpoint, engine, **weights, space=space, pool_size=pool_size)
+            loading = load_ranker(**model, space=space, pool_size=pool_size)
             with loading as ranker, progress(trials) as show:
                 result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots, gpu=gpu)
         except KeyboardInterrupt:
             click.echo("The same command with --resume goes on from here.", err=True)
             raise
-        label, optimum = (measured.metric, measured.optimum[1]) if measured else ("value", None)
-        try:
-            plot_search(result, picture, f"{name}, seed {seed}", label, optimum)
-        except OSError as error:
-            raise click.ClickException(
-                f"cannot write {out / picture.name}: {error.strerror}; the results are kept"
-            ) from error
+        draw(result, picture, out / PICTURE, f"{name}, seed {seed}", measured)
     report(result, measured)
-    click.echo(f"\nPicture: {out / picture.name}\nResults: {out / RESULTS}, {out / TABLE}")
+    click.echo(f"\nPicture: {out / PICTURE}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
+
+
+def known_before(source: str | None, space: "SearchSpace", direction: "Direction") -> "Values":
+    """The values that ``--warm-start`` names; what was left out of them is said."""
+    from lmsearcher_local.sources import read_history
+
+    if source is None:
+        return ()
+    known = read_history(source, space)
+    known.check(direction)
+    if known.note:
+        click.echo(known.note, err=True)
+    return known.entries
+
+
+def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:
+    """Write the search's picture, which is called ``shown`` where it cannot be written."""
+    from lmsearcher_local.plot import plot_search
+
+    label, optimum = (table.metric, table.optimum[1]) if table else ("value", None)
+    try:
+        plot_search(result, picture, title, label, optimum)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {shown}: {error.strerror}; the results are kept") from error
 
 
 def chosen_objective(

@@ -12,7 +12,8 @@ from lmsearcher_local.earlier import Earlier, Sources
 from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.history import History
 from lmsearcher_local.kernel import fit_kernel
-from lmsearcher_local.pool import POLICIES, Pool, promising
+from lmsearcher_local.policies import policy as policy_of
+from lmsearcher_local.pool import Pool, promising
 from lmsearcher_local.ranking import Pick, Ranker, Task
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.space import SearchSpace
@@ -36,7 +37,7 @@ class Searcher:
         ranker: the model.
         direction: whether values told are maximised or minimised.
         seed: of every random choice; at least 0.
-        policy: how pools are made, a name in ``lmsearcher_local.pool.POLICIES``.
+        policy: how pools are made, a name in ``lmsearcher_local.policies.POLICIES``.
         pool_size: candidates shown to the model per trial.
         temperature: 0 takes the model's greedy answer, above 0 samples its answer.
         earlier: earlier searches, as ``sources.read_earlier`` reads them. The first ``INITIAL`` codes then are what
@@ -65,8 +66,6 @@ class Searcher:
             raise ValueError(
                 f"at least 0: seed ({seed}), temperature ({temperature}); at least 1: pool_size ({pool_size})"
             )
-        if policy not in POLICIES:
-            raise ValueError(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
         ranker.check(space, pool_size)
         self.space = space
         self.ranker = ranker
@@ -75,7 +74,7 @@ class Searcher:
         self.pool_size = pool_size
         self.temperature = temperature
         self.sources = Sources(earlier)
-        self._policy = POLICIES[policy]
+        self._policy = policy_of(policy)
         self._fit = lru_cache(maxsize=FITS)(fit_kernel)
         self.clear()
         self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again

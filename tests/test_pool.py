@@ -10,7 +10,9 @@ from lmsearcher_local import searcher as module
 from lmsearcher_local.checkpoint import load_checkpoint
 from lmsearcher_local.history import History
 from lmsearcher_local.kernel import fit_kernel
-from lmsearcher_local.pool import POLICIES, Pool
+from lmsearcher_local.policies import POLICIES
+from lmsearcher_local.policies import policy as policy_of
+from lmsearcher_local.pool import Pool
 from lmsearcher_local.ranking import Ranker, Task
 from lmsearcher_local.searcher import Searcher, ask_together
 from lmsearcher_local.space import SearchSpace
@@ -37,7 +39,7 @@ def test_parts_of_a_pool_share_what_is_computed() -> None:
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_a_policy_appraises_as_the_surrogate_does(policy: str) -> None:
-    pool = POLICIES[policy](Surrogate(SPACE, HISTORY), np.random.default_rng(0), 10, set(HISTORY.codes))
+    pool = policy_of(policy)(Surrogate(SPACE, HISTORY), np.random.default_rng(0), 10, set(HISTORY.codes))
     assert len({*pool.codes} - {*HISTORY.codes}) == 10
     np.testing.assert_allclose(pool.appraisal, Surrogate(SPACE, HISTORY).appraise(pool.codes), atol=1e-10)
 

@@ -14,7 +14,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local import space as module
 from lmsearcher_local.errors import NothingToPropose, SpaceError, SpaceExhausted
-from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.policies import POLICIES
 from lmsearcher_local.sampling import TRIES
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import Configuration, SearchSpace

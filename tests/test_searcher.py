@@ -8,7 +8,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import HistoryError, PromptError, SpaceError, SpaceExhausted
 from lmsearcher_local.history import History
-from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.policies import POLICIES
 from lmsearcher_local.ranking import Task
 from lmsearcher_local.searcher import Searcher
 from lmsearcher_local.space import SearchSpace

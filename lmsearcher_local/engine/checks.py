@@ -29,7 +29,7 @@ def check_prefixes(prefixes: Sequence[Prefix], checkpoint: Checkpoint, longest: 
     rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
     if rows and len(rows) < len(prefixes):
         raise EngineError("the questions of one call stand behind token ids or behind rows, not both")
-    if rows and checkpoint.profile.codec != "compact":
+    if rows and not checkpoint.reads_rows:
         raise EngineError(f"{checkpoint.path} reads token ids; rows are for checkpoints of the codec compact")
     for prefix in prefixes:
         if not 0 < len(prefix) <= longest:

@@ -274,7 +274,7 @@ class VLLMEngine(Engine):
                     kv_cache_memory_bytes=self.plan.cache,
                     gpu_memory_utilization=0.01,  # of a card; so much must be free at the start whatever the bytes
                     enable_prefix_caching=True,
-                    enable_prompt_embeds=checkpoint.profile.codec == "compact",
+                    enable_prompt_embeds=checkpoint.reads_rows,
                     enforce_eager=True,  # prompts are prefilled, never decoded: graphs would only delay the start
                     enable_sleep_mode=self.can_sleep,
                     disable_log_stats=True,
