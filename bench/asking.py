@@ -1,6 +1,6 @@
 """What a search itself costs beside the model: ``python -m bench.asking``.
 
-For each space one search of 192 trials by the surrogate's own pick, with the rows that the bundled checkpoint would read.
+For each space one search of 192 trials by the surrogate's own pick, with the rows that the bundled checkpoint reads.
 A line gives milliseconds of processor a trial: in all, of the kernel's fit, of the rows, and of the rest, which is the
 surrogate's posterior and the pool. The digest is of the trials' codes: equal digests are equal searches. To hold two
 versions against each other, run this file in turns in the folder of each.

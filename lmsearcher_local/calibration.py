@@ -22,6 +22,7 @@ class Choice:
     code: str
     pool: tuple[str, ...]
     probability: float
+    belief: tuple[float, tuple[float, ...]] | None = None  # in earlier searches: ``surrogate.Belief``
 
 
 class Bin(NamedTuple):

@@ -6,7 +6,8 @@ options begin, and where the last one ends.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -92,6 +93,27 @@ def from_units(kind: BaseDistribution, unit: float) -> Any:
         return kind.low + int(unit) * kind.step
     assert isinstance(kind, FloatDistribution)
     return unit if kind.step is None or _size(kind) is None else min(kind.low + int(unit) * kind.step, kind.high)
+
+
+def encode(
+    kinds: Mapping[str, BaseDistribution],
+    cuts: Mapping[str, Sequence[float]],
+    space: SearchSpace,
+    values: Mapping[str, Any],
+) -> str | None:
+    """The code of values in the space that these parameters make; nothing where one is missing or of another range.
+
+    Args:
+        cuts: the edges of each.
+    """
+    if not kinds.keys() <= values.keys():
+        return None
+    try:
+        units = [to_units(kind, values[name]) for name, kind in kinds.items()]
+    except ValueError:
+        return None
+    places = zip(units, cuts.values(), strict=True)
+    return space.code([min(bisect_right(ends, unit), len(ends) - 1) - 1 for unit, ends in places])
 
 
 def draw(kind: BaseDistribution, low: float, high: float, rng: np.random.Generator) -> Any:

@@ -110,8 +110,13 @@ def _candidates(path: Path, text: str, space: SearchSpace, ours: bool) -> Iterat
         yield where, code
 
 
-def configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[str, str | Unfit, list[str]]]:
+def configurations(
+    path: Path, text: str, space: SearchSpace, others: bool = False
+) -> Iterator[tuple[str, str | Unfit, list[str]]]:
     """Place, code and row of each configuration under a header that names the parameters.
+
+    Args:
+        others: whether a search's results may have other parameters, too, which are ignored.
 
     Raises:
         SpaceError: a parameter has no column, a search's results have a column too many, or a row another length.
@@ -123,7 +128,7 @@ def configurations(path: Path, text: str, space: SearchSpace) -> Iterator[tuple[
         parameters = parameter_names(header[len(COLUMNS) :])
         columns = {name: column for column, name in enumerate(parameters, len(COLUMNS))}
         for name in parameters:
-            if name not in space.names:
+            if name not in space.names and not others:
                 raise SpaceError(f"{path}: line 1: this space has no parameter {name}; it has {', '.join(space.names)}")
     for name in space.names:
         if name not in columns:
@@ -189,10 +194,15 @@ def _is_number(value: object) -> bool:
 
 class ByValue:
     """Codes of a space for configurations from elsewhere, read by name and value. Numbers are equal whether whole or
-    not; text, numbers, booleans and null differ from each other."""
+    not; text, numbers, booleans and null differ from each other.
 
-    def __init__(self, space: SearchSpace) -> None:
+    Args:
+        others: whether configurations may name other parameters, too, which are ignored.
+    """
+
+    def __init__(self, space: SearchSpace, others: bool = False) -> None:
         self._space = space
+        self._others = others
         self._indices: list[dict[Any, int]] = []
         for options in space.options:
             exact: dict[Any, int] = {(type(option), option): i for i, option in enumerate(options)}
@@ -203,8 +213,8 @@ class ByValue:
 
     def code(self, configuration: Mapping[str, object]) -> str | Unfit:
         """The code of a configuration that names exactly the parameters of the space, or why it has none."""
-        space, indices = self._space, []
-        if set(configuration) != set(space.names):
+        space, indices, names = self._space, [], set(configuration)
+        if names != set(self._space.names) and not (self._others and names >= set(self._space.names)):
             got = ", ".join(map(str, configuration)) or "none"
             return Unfit(f"a configuration names exactly {', '.join(space.names)}; got {got}")
         for name, options, known in zip(space.names, space.options, self._indices, strict=True):

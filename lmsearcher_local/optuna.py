@@ -1,7 +1,6 @@
 """LMSearcherSampler: the searcher as an Optuna sampler; the study's storage is its only memory."""
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.calibration import Choice
-from lmsearcher_local.distributions import distributions, draw, edges, space_of, to_units
+from lmsearcher_local.distributions import distributions, draw, edges, encode, space_of
+from lmsearcher_local.earlier import Earlier
+from lmsearcher_local.earlier_runs import as_earlier, study_as_earlier
 from lmsearcher_local.errors import NothingToPropose, StudyError
 from lmsearcher_local.ranking import Ranker
 from lmsearcher_local.searcher import Direction, Searcher, ask_together
@@ -89,9 +90,14 @@ class LMSearcherSampler(BaseSampler):
             and is back for the next question; "kept": it stays. With ``n_jobs`` above 1 it also comes back while other
             trials run, so there its memory must be free all the time.
 
+        earlier: studies of one objective to learn from, each in its own direction; see ``earlier_runs``. With a fixed
+            space also what ``read_earlier`` read.
+        first: codes of the fixed space to take before all others, in this order.
+
     Raises:
         PromptError: the space does not fit the checkpoint.
         StudyError: "shared", and the engine cannot sleep.
+        HistoryError: an earlier study cannot be used.
     """
 
     def __init__(
@@ -104,6 +110,8 @@ class LMSearcherSampler(BaseSampler):
         pool_size: int = 10,
         temperature: float = 0.0,
         gpu: Gpu | None = None,
+        earlier: Sequence[Study | Earlier] = (),
+        first: Sequence[str] = (),
     ) -> None:
         self._seed = seed
         self._ranker = ranker
@@ -111,7 +119,9 @@ class LMSearcherSampler(BaseSampler):
         self._searcher = partial(
             Searcher, ranker=ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
         )
-        searcher = self._searcher(space or SearchSpace([2]))  # at once, because it checks its arguments
+        self._earlier = () if space else [study for study in earlier if isinstance(study, Study)]
+        known = [as_earlier(one, space) for one in earlier] if space else ()
+        searcher = self._searcher(space or SearchSpace([2]), earlier=known, first=first)  # at once: it checks them
         self._fixed = None if space is None else Group(distributions(space), searcher)
         self._reader: Reader | None = None  # of the study of which the searcher of the fixed space was told
         self._groups: list[Group] = []  # those of the last trial: mostly the next one's, too
@@ -280,7 +290,8 @@ class LMSearcherSampler(BaseSampler):
         for group in self._groups:
             if group.kinds == kinds:
                 return group
-        return Group(kinds, self._searcher(space_of(kinds)))
+        found = [study_as_earlier(study, kinds) for study in self._earlier]
+        return Group(kinds, self._searcher(space_of(kinds), earlier=[one for one in found if one]))
 
 
 def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]]:
@@ -323,16 +334,9 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
     values = trial.params
     if not trial.state.is_finished():
         values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
-    if not group.kinds.keys() <= values.keys():
-        return None
-    try:
-        units = [to_units(kind, values[name]) for name, kind in group.kinds.items()]
-    except ValueError:  # from another range
-        return None
     space = group.searcher.space
-    places = zip(units, cuts.values(), strict=True)
-    code = space.code([min(bisect_right(ends, unit), len(ends) - 1) - 1 for unit, ends in places])
-    return code if space.valid is None or code in space else None
+    code = encode(group.kinds, cuts, space, values)
+    return code if code is None or space.valid is None or code in space else None
 
 
 def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
+from lmsearcher_local.earlier import Earlier
 from lmsearcher_local.searcher import Direction
 from lmsearcher_local.space import SearchSpace
 
@@ -30,6 +32,8 @@ class Plan:
     policy: str = "surrogate"
     pool_size: int = 10
     warm_start: Values = ()
+    earlier: Sequence[Earlier] = ()
+    first: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
         """The plan as the storage keeps it."""
@@ -43,6 +47,8 @@ class Plan:
             "policy": self.policy,
             "pool_size": self.pool_size,
             "warm_start": _digest(list(self.warm_start)),
+            "first": _digest(list(self.first)) if self.first else None,
+            "earlier": [_source(one) for one in self.earlier] or None,
         }
 
     def difference(self, kept: Mapping[str, Any]) -> str | None:
@@ -54,9 +60,36 @@ class Plan:
                 if not _differs(kept.get(key), value):
                     continue
                 return "validity predicate"
+            if key == "first":
+                return "list of first configurations"
+            if key == "earlier":
+                if reason := _other_sources(kept.get(key) or [], value or []):
+                    return f"earlier search ({reason})"
+                continue
             detail = "" if key in ("space", "warm_start") else f" ({kept.get(key)}, not {value})"
             return key.replace("_", " ") + detail
         return None
+
+
+def _source(earlier: Earlier) -> dict[str, Any]:
+    """What tells an earlier search from another."""
+    known = [earlier.space.describe(), earlier.positions, earlier.history.codes, earlier.history.scores]
+    return {"name": earlier.name, "trials": len(earlier.history), "digest": _digest(known)}
+
+
+def _other_sources(kept: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+    """In what earlier searches differ; a name may change. Nothing where they do not."""
+    before, after = ([one.get("digest") for one in side] for side in (kept, now))
+    if before == after:
+        return ""
+    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    missing = [one.get("name") for one in kept if one.get("digest") in gone]
+    added = [one["name"] for one in now if one["digest"] in new]
+    if changed := [name for name in missing if name in added]:
+        return f"{changed[0]} has changed since"
+    if missing:
+        return f"{missing[0]} is missing now"
+    return f"{added[0]} was not given when it began" if added else "they were given in another order"
 
 
 def identity(predicate: Callable[..., Any] | None) -> dict[str, str] | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BEST = 10  # architectures listed
 PAGE = "report.html"
+BELIEFS = 12  # trials at which it is said how far earlier searches were believed
 FEW = 10  # evaluations that importance needs: its best tenth is then one trial
 
 
@@ -123,6 +124,8 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "relation": relation(points),
         "calibration": _embedded(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,
+        "earlier": plan.get("earlier") or [],
+        "beliefs": beliefs(picked, result),
         "runs": runs,
         "times": times(study),
     }
@@ -180,6 +183,18 @@ def choices(study: "optuna.Study", result: "Result") -> "list[Choice]":
 
     ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and KILLED not in t.user_attrs]
     return [choice for trial in ended if (choice := choice_of(trial, result.space))]
+
+
+def beliefs(picked: "Sequence[Choice]", result: "Result") -> list[dict[str, Any]]:
+    """How far earlier searches were believed at up to ``BELIEFS`` of the picks, evenly spread."""
+    numbers = {trial.code: trial.number for trial in result.trials}
+    rows = [
+        {"number": numbers[choice.code], "trust": choice.belief[0], "agreements": choice.belief[1]}
+        for choice in picked
+        if choice.belief and choice.code in numbers
+    ]
+    places = {round(i * (len(rows) - 1) / (BELIEFS - 1)) for i in range(BELIEFS)} if rows else set()
+    return [rows[place] for place in sorted(places)]
 
 
 def relation(points: Sequence[tuple[float, float]]) -> float | None:

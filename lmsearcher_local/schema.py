@@ -42,6 +42,12 @@ def plan_of(study: Study) -> dict[str, Any]:
         raise StudyError("the plan's space is no list of names with their options")
     if not all(isinstance(name, str) for name, _ in pairs):
         raise StudyError("the plan's space names a parameter with something that is no text")
+    earlier = plan.get("earlier") or []
+    kinds = {"name": str, "trials": int}
+    if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
+        raise StudyError("the plan's earlier searches are no list of facts")
+    for one in earlier:
+        _check(one, kinds, "the plan of an earlier search")
     return plan
 
 
@@ -85,8 +91,16 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
             space.indices(code)
     except SpaceError as error:
         raise StudyError(f"{where}: {error}") from error
+    belief = None
+    if "trust" in ranking:
+        trust, agreements = ranking["trust"], ranking.get("agreements")
+        if not _finite(trust) or not isinstance(agreements, list) or not all(map(_finite, agreements)):
+            raise StudyError(
+                f"what is stored about the earlier searches at trial {trial.number + 1} is no list of numbers"
+            )
+        belief = trust, tuple(agreements)
     code = code_of(trial.params, space)
-    return None if code is None else Choice(code, tuple(pool), probability)
+    return None if code is None else Choice(code, tuple(pool), probability, belief)
 
 
 def runs_of(study: Study) -> list[dict[str, Any]]:

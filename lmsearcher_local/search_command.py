@@ -4,7 +4,7 @@ What is slow to import is imported when a search starts: ``--help`` must answer 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lmsearcher_local.plain import counted, plain
 from lmsearcher_local.policies import POLICIES
 
 if TYPE_CHECKING:
+    from lmsearcher_local.earlier import Earlier
     from lmsearcher_local.objectives.base import Objective
     from lmsearcher_local.plan import Values
     from lmsearcher_local.results import Result
@@ -47,6 +48,9 @@ with an error or gives no finite number fails its own trial only.
 \b
 Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
   lmsearcher-local search --table nasbench201-cifar100 --trials 100 --resume
+\b
+Learn from searches of the same space for other data; they need not have the same parameters:
+  lmsearcher-local search space.yaml --objective train:score --earlier runs/a --earlier runs/b
 \b
 Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
   lmsearcher-local search space.yaml --objective train:score --workers 4
@@ -81,6 +85,17 @@ Exit status: 0 a best configuration was found; 1 the search cannot go on or ever
     "--warm-start",
     metavar="HISTORY",
     help="Results known before: JSON, CSV, the output folder of a search, or an Optuna study STORAGE_URL#NAME.",
+)
+@click.option(
+    "--earlier",
+    multiple=True,
+    metavar="RUN",
+    help="An earlier search to learn from, as --warm-start reads one; repeatable. Its values are not this task's.",
+)
+@click.option(
+    "--first",
+    metavar="FILE",
+    help="Configurations to evaluate before all others, in this order; as --warm-start reads them, values not needed.",
 )
 @click.option(
     "--timeout-per-trial",
@@ -118,6 +133,8 @@ def search(
     resume: bool,
     storage: str | None,
     warm_start: str | None,
+    earlier: tuple[str, ...],
+    first: str | None,
     timeout_per_trial: float | None,
     workers: int | None,
     cluster: str | None,
@@ -137,9 +154,10 @@ def search(
     space, name, measured = chosen_space(space_file, preset, table)
     way = chosen_direction(direction, measured)
     goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
-    known = known_before(warm_start, space, way)
+    known, sources = known_before(warm_start, space, way), learned_from(earlier, space, way)
+    begin = begun_with(first, space)
     identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
-    plan = Plan(space, goal.name, identity, way, seed, policy, pool_size, known)
+    plan = Plan(space, goal.name, identity, way, seed, policy, pool_size, known, sources, begin)
     out = out or Path("runs") / f"{name}-seed{seed}"
     picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (
@@ -175,6 +193,28 @@ def known_before(source: str | None, space: "SearchSpace", direction: "Direction
     if known.note:
         click.echo(known.note, err=True)
     return known.entries
+
+
+def learned_from(runs: Sequence[str], space: "SearchSpace", direction: "Direction") -> "list[Earlier]":
+    """The searches that ``--earlier`` names; what of them does not count is said."""
+    from lmsearcher_local.earlier_runs import read_earlier
+
+    found = [read_earlier(run, space, direction) for run in runs]
+    for note in (note for run in found for note in run.notes):
+        click.echo(note, err=True)
+    return [run.earlier for run in found]
+
+
+def begun_with(source: str | None, space: "SearchSpace") -> Sequence[str]:
+    """The codes that ``--first`` names; what was left out of them is said."""
+    from lmsearcher_local.sources import read_first
+
+    if source is None:
+        return ()
+    found = read_first(source, space)
+    if found.note:
+        click.echo(found.note, err=True)
+    return found.codes
 
 
 def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:

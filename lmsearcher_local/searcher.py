@@ -42,10 +42,12 @@ class Searcher:
         temperature: 0 takes the model's greedy answer, above 0 samples its answer.
         earlier: earlier searches, as ``sources.read_earlier`` reads them. The first ``INITIAL`` codes then are what
             these let expect most, and no longer random ones.
+        first: codes to propose before all others, in this order; those known already are passed over.
 
     Raises:
         PromptError: the space does not fit the checkpoint.
         HistoryError: there are too many earlier searches.
+        SpaceError: one of the first codes is not of this space.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Searcher:
         pool_size: int = 10,
         temperature: float = 0.0,
         earlier: Sequence[Earlier] = (),
+        first: Sequence[str] = (),
     ) -> None:
         if direction not in ("maximize", "minimize"):
             raise ValueError(f"direction is 'maximize' or 'minimize', not {direction!r}")
@@ -74,10 +77,13 @@ class Searcher:
         self.pool_size = pool_size
         self.temperature = temperature
         self.sources = Sources(earlier)
+        self.first = tuple(first)
         self._policy = policy_of(policy)
         self._fit = lru_cache(maxsize=FITS)(fit_kernel)
         self.clear()
         self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
+        for code in first:
+            self._check(code)
         self.choices: list[Choice] = []  # those codes of the last ask that the model picked, and out of what
 
     def ask(self, n: int = 1) -> list[str]:
@@ -102,7 +108,10 @@ class Searcher:
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])
             taken = known | offered if offered else known
-            if trial < INITIAL or not surrogate.history.codes:
+            if due := next((code for code in self.first if code not in taken), None):
+                pool = Pool((due,), surrogate)
+                offered.add(due)
+            elif trial < INITIAL or not surrogate.history.codes:
                 pool = self._first(surrogate, rng, known, taken)
             else:
                 pool = self._policy(surrogate, rng, self.pool_size, taken)
@@ -131,10 +140,18 @@ class Searcher:
             found = free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
             codes += found
             if len(task.pool) > 1 and found == [pick.code]:
-                self.choices.append(Choice(pick.code, task.pool.codes, float(f"{math.exp(pick.log_prob):.3g}")))
+                probability = float(f"{math.exp(pick.log_prob):.3g}")
+                self.choices.append(Choice(pick.code, task.pool.codes, probability, self._belief(task)))
         self._pending.update(dict.fromkeys(codes))
         self._known.update(codes)
         return codes
+
+    def _belief(self, task: Task) -> tuple[float, tuple[float, ...]] | None:
+        """How far the earlier searches were believed, for the report."""
+        if not self.sources:
+            return None
+        trust, agreements = task.pool.surrogate.belief
+        return trust, tuple(round(agreement, 3) for agreement in agreements.tolist())
 
     def tell(self, code: str, value: float, number: int | None = None) -> None:
         """Report the value of a code, asked for or not. Told again, the code's score is the mean of its values.

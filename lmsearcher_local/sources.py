@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -21,6 +22,7 @@ from lmsearcher_local.files import (
     RESULTS,
     TABLE,
     ByValue,
+    Candidates,
     Unfit,
     checked_code,
     configurations,
@@ -72,14 +74,15 @@ class Searched(NamedTuple):
     direction: Direction
 
 
-def read_history(source: str | Path, space: SearchSpace) -> Source:
+def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool = False) -> Source:
     """What was evaluated before; trials without a value have failed and do not count.
 
     Args:
-        source: a file, the output folder of a search, or another Optuna study as ``stored_study`` finds it. A file is
+        source: a file, the output folder of a search, an Optuna study, or what ``stored_study`` finds one by. A file is
             the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
             columns, or of lines ``code,value``; or the journal of an Optuna storage. Codes without parameters are of
             the space of the search in whose folder the file lies, elsewhere of this space.
+        others: whether configurations may have other parameters, too, which are ignored.
 
     Raises:
         HistoryError: the source is missing or malformed, a value is not a finite number, or the space offers none of
@@ -87,21 +90,16 @@ def read_history(source: str | Path, space: SearchSpace) -> Source:
         SpaceError: a code without parameters is not of its space.
         StudyError: there is no such Optuna study.
     """
-    path, name = Path(source), shown(str(source))
+    name, opened = named(source), open_source(source)
     direction: Direction | None = None
-    if path.is_dir():
-        path = _of_folder(path)
-    if not path.exists() and ("://" in str(source) or "#" in str(source)):
-        direction, entries = _of_study(str(source), space)
-    elif (text := text_of(path, HistoryError)).lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
-        direction, entries = _of_study(str(path), space)
+    if isinstance(opened, Study):
+        direction, entries = _of_study(opened, ByValue(space, others), name)
     else:
-        searched = _searched(path.absolute().parent)
+        path, text, searched = opened
         if searched and path.name in (RESULTS, TABLE):
             direction = searched.direction
         bare = searched.space if searched else space
-        is_csv = text.lstrip()[:1] not in ("{", "[") and path.suffix != ".json"
-        entries = (_of_csv if is_csv else _of_json)(path, text, space, bare)
+        entries = (_of_csv if is_csv(path, text) else _of_json)(path, text, space, bare, others)
     found, unfit = [], []
     try:
         for where, code, value in entries:
@@ -115,6 +113,79 @@ def read_history(source: str | Path, space: SearchSpace) -> Source:
     if unfit and not found:
         raise HistoryError(f"{name}: this space offers none of its {len(unfit):,} trials; {unfit[0]}")
     return Source(name, tuple(found), len(unfit), omission(name, unfit, "trial"), direction)
+
+
+def read_first(source: str | Path | Study, space: SearchSpace) -> Candidates:
+    """Configurations to begin with, in order and each once; values are not needed, and ignored.
+
+    Args:
+        source: as ``read_history`` takes it; a CSV may also be one code a line, without a header.
+
+    Raises:
+        HistoryError, SpaceError, StudyError: as ``read_history`` raises them.
+    """
+    name, opened = named(source), open_source(source)
+    if isinstance(opened, Study):
+        read = ByValue(space)
+        entries: Iterator[Entry] = (
+            (f"trial {trial.number}", read.code(trial.params), None)
+            for trial in opened.get_trials(deepcopy=False)
+            if trial.params
+        )
+    else:
+        path, text, searched = opened
+        bare = searched.space if searched else space
+        if is_csv(path, text):
+            entries = _codes_of_csv(path, text, space, bare)
+        else:
+            entries = _of_json(path, text, space, bare, valued=False)
+    codes: dict[str, None] = {}
+    unfit = []
+    try:
+        for where, code, _ in entries:
+            if isinstance(code, Unfit):
+                unfit.append(f"{where}: {code.reason}")
+            else:
+                codes[checked_code(space, code, f"{name}: {where}")] = None
+    except csv.Error as error:
+        raise HistoryError(f"{name} is no CSV: {error}") from error
+    if not codes:
+        reason = f"; {unfit[0]}" if unfit else ""
+        raise HistoryError(f"{name} holds no configuration of this space{reason}")
+    return Candidates([*codes], omission(name, unfit, "configuration"))
+
+
+class File(NamedTuple):
+    """A file with its text, and the search in whose folder it lies."""
+
+    path: Path
+    text: str
+    searched: Searched | None
+
+
+def open_source(source: str | Path | Study) -> Study | File:
+    """The study or the file in which a source keeps its trials; see ``read_history``."""
+    if isinstance(source, Study):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        path = _of_folder(path)
+    if not path.exists() and ("://" in str(source) or "#" in str(source)):
+        return stored_study(str(source))
+    text = text_of(path, HistoryError)
+    if text.lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
+        return stored_study(str(path))
+    return File(path, text, _searched(path.absolute().parent))
+
+
+def named(source: str | Path | Study) -> str:
+    """What messages call a source."""
+    return f"study {source.study_name}" if isinstance(source, Study) else shown(str(source))
+
+
+def is_csv(path: Path, text: str) -> bool:
+    """Whether a file is a CSV, and not JSON."""
+    return text.lstrip()[:1] not in ("{", "[") and path.suffix != ".json"
 
 
 def _of_folder(folder: Path) -> Path:
@@ -146,17 +217,22 @@ def _finite(value: object, where: str) -> float:
     raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
 
 
-def _of_json(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+def _of_json(
+    path: Path, text: str, space: SearchSpace, bare: SearchSpace, others: bool = False, valued: bool = True
+) -> Iterator[Entry]:
     try:
         trials = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise HistoryError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
         raise HistoryError(f"{path} does not hold {SHAPE}")
-    read, translated = ByValue(space), Translated(bare, space)
+    read, translated = ByValue(space, others), Translated(bare, space, others)
     named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
     for where, trial in named:
         keys = trial.keys() if isinstance(trial, dict) else set()
+        if not valued and isinstance(trial, dict):
+            value = "prediction" if "cell" in keys else "value"
+            trial, keys = trial | {value: 0.0}, keys | {value}
         if {"cell", "prediction"} <= keys:
             yield where, translated(trial["cell"], f"{path}: {where}"), trial["prediction"]
         elif "value" not in keys or ("value" in space.names and not keys >= set(COLUMNS)):
@@ -173,11 +249,11 @@ def _of_json(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> It
             yield where, read.code({name: trial[name] for name in space.names if name in keys}), trial["value"]
 
 
-def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace, others: bool) -> Iterator[Entry]:
     header = header_of(path, text)
     ours = header[: len(COLUMNS)] == COLUMNS
     cells: Iterator[tuple[str, object, str]]
-    translated = Translated(bare, space)
+    translated = Translated(bare, space, others)
     if ours or any(name in header for name in space.names):
         if not ours and ("value" not in header or "value" in space.names):
             raise HistoryError(
@@ -185,7 +261,7 @@ def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Ite
                 f" columns are {', '.join(header)}"
             )
         column = header.index("value")
-        cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space))
+        cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space, others))
     else:
         names = header if "code" in header and "value" in header else []
         if not names and len(header) != 2:  # also where it is the only line, and looks like a header
@@ -202,6 +278,17 @@ def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Ite
         yield where, code, number
 
 
+def _codes_of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+    """Configurations under the names of parameters, or bare codes: the column called code, or the first one."""
+    header = header_of(path, text)
+    if header[: len(COLUMNS)] == COLUMNS or any(name in header for name in space.names):
+        yield from configurations(path, text, space)
+        return
+    column, translated = header.index("code") if "code" in header else 0, Translated(bare, space)
+    for where, row in rows_of(text, header if "code" in header else ()):
+        yield where, translated(row[column] if column < len(row) else "", f"{path}: {where}"), None
+
+
 def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Place, code and value of each row."""
     for where, row in rows_of(text, header):
@@ -213,9 +300,9 @@ def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] 
 class Translated:
     """Codes of one space as codes of another, by parameter name and value."""
 
-    def __init__(self, theirs: SearchSpace, ours: SearchSpace) -> None:
+    def __init__(self, theirs: SearchSpace, ours: SearchSpace, others: bool = False) -> None:
         self._theirs = theirs
-        self._read = None if theirs is ours else ByValue(ours)
+        self._read = None if theirs is ours else ByValue(ours, others)
 
     def __call__(self, code: object, where: str) -> object:
         if self._read is None:
@@ -223,11 +310,9 @@ class Translated:
         return self._read.code(self._theirs.decode(checked_code(self._theirs, code, where)))
 
 
-def _of_study(source: str, space: SearchSpace) -> tuple[Direction, Iterator[Entry]]:
-    study = stored_study(source)
+def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterator[Entry]]:
     if len(study.directions) > 1:
-        raise HistoryError(f"{shown(source)} has {len(study.directions)} objectives; a history has one")
-    read = ByValue(space)
+        raise HistoryError(f"{name} has {len(study.directions)} objectives; a history has one")
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     entries = (
         (

@@ -310,7 +310,7 @@ class SearchSpace:
         positions = np.repeat(np.arange(len(self.sizes)), [*map(len, offered)])
         indices = np.concatenate([np.array(some, dtype=np.int64) for some in offered])
         changed = indices != origin[positions]
-        rows = np.tile(origin, (np.count_nonzero(changed), 1))
+        rows = np.tile(origin, (int(np.count_nonzero(changed)), 1))
         rows[np.arange(len(rows)), positions[changed]] = indices[changed]
         return rows if self.valid is None else rows[[self.accepts(row) for row in rows.tolist()]]
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.calibration import RANKING, Choice
 from lmsearcher_local.distributions import distributions
+from lmsearcher_local.earlier import Earlier
 from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
 from lmsearcher_local.evaluations import Evaluations, are_here
 from lmsearcher_local.files import RESULTS, TABLE
@@ -125,7 +126,13 @@ class Search:
         if isinstance(objective, ProcessObjective):
             objective.shared = shared
         sampler = LMSearcherSampler(
-            ranker, space=plan.space, seed=plan.seed, policy=plan.policy, pool_size=plan.pool_size
+            ranker,
+            space=plan.space,
+            seed=plan.seed,
+            policy=plan.policy,
+            pool_size=plan.pool_size,
+            earlier=plan.earlier,
+            first=plan.first,
         )  # before the study exists: it may refuse
         study = self._started()
         tally, waiting = Tally(study, plan.space, plan.direction), Reader(study)
@@ -256,6 +263,8 @@ def run(
     storage: str | None = None,
     resume: bool = False,
     warm_start: Values = (),
+    earlier: Sequence[Earlier] = (),
+    first: Sequence[str] = (),
     on_trial: Callable[[Result], None] | None = None,
     executor: Executor | None = None,
     workers: int = 1,
@@ -268,9 +277,11 @@ def run(
     Args:
         checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
         warm_start: codes and values known before.
+        earlier: searches to learn from, as ``earlier_runs.read_earlier`` reads them.
+        first: codes to evaluate before all others, in this order.
     """
     goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
-    plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start)
+    plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start, earlier, first)
     with closing(goal), open_search(Path(out), plan, storage=storage, resume=resume) as search:
         search.prepare(goal, here=executor is None)
         return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)
@@ -313,8 +324,10 @@ def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
 
 
 def _described(choice: Choice | None) -> dict[str, Any]:
-    ranking = {} if choice is None else {RANKING: {"pool": choice.pool, "probability": choice.probability}}
-    return {OURS: True, **ranking}
+    if choice is None:
+        return {OURS: True}
+    belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}
+    return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief}}
 
 
 def _counts(ranker: Ranker) -> dict[str, int]:

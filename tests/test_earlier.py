@@ -12,7 +12,7 @@ from lmsearcher_local.earlier import SOURCES, STARTS, TRIALS, Earlier, Mean, Sou
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.history import History, normal_scores
 from lmsearcher_local.kernel import Embedding, fit_kernel
-from lmsearcher_local.pool import POLICIES
+from lmsearcher_local.pool import promising
 from lmsearcher_local.searcher import INITIAL, Searcher
 from lmsearcher_local.space import SearchSpace
 from lmsearcher_local.surrogate import OFFSET, TRUSTS, Surrogate
@@ -162,7 +162,7 @@ def test_fifty_sources_and_long_ones_are_bounded_and_more_are_refused() -> None:
 
     sources, known = Sources([long(3000), *[long(30) for _ in range(SOURCES - 1)]]), long(20).history
     tracemalloc.start()
-    pool = POLICIES["surrogate"](Surrogate(space, known, sources=sources), rng, 10, set(known.codes))
+    pool = promising(Surrogate(space, known, sources=sources), rng, 10, set(known.codes))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(pool) == 10
