@@ -61,7 +61,7 @@ def main(tables: str, methods: str, seeds: int, out: Path) -> None:
                 if (name, table, seed) not in done:
                     row = run(Cell(name, table, seed, *sources_of(table, tables)))
                     append(out / "rows.jsonl", row | provenance())
-                    click.echo(f"{name}, {table}, seed {seed}: {row['seconds']} s, regret {row['regret'][9]} at 10")
+                    click.echo(f"{name}, {table}, seed {seed}: {row['seconds']} s, regret {row['regret'][-1]}")
     rows = read(out / "rows.jsonl")
     (out / "summary.md").write_text(markdown(rows), encoding="utf-8")
     plot(rows, out / "curves.png")
@@ -168,9 +168,9 @@ def in_order(cell: Cell) -> Search:
     """The best configuration of each source, then the second ones, and so on."""
     ranked = [history_of(table, cell.seed).best(TRIALS).codes for table in cell.sources]
     turns = [code for turn in zip_longest(*ranked) for code in turn if code is not None]
-    yield from dict.fromkeys(turns)
+    order = iter(dict.fromkeys(turns))
     while True:
-        yield turns[0]  # nothing new is left
+        yield next(order, turns[0])  # the first again where nothing new is left
 
 
 def best_codes(cell: Cell) -> list[str]:

