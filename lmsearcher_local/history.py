@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtri
 
 from lmsearcher_local.errors import HistoryError
 
@@ -68,7 +67,7 @@ def normal_scores(scores: np.ndarray, fitted: int) -> np.ndarray:
     """Normal scores of ranks among the first ``fitted``; others are interpolated, or follow the tail's slope."""
     values, counts = np.unique(scores[:fitted], return_counts=True)
     ends = np.cumsum(counts)
-    knots = _quantiles(fitted)[2 * ends - counts - 1]  # ties share the middle of their ranks
+    knots = ndtri((ends - (counts - 1) / 2 - 0.375) / (fitted + 0.25))  # ties share the middle of their ranks
     z = np.interp(scores, values, knots)
     if len(values) == 1:
         return z + np.sign(scores - values[0]) * BEYOND / 2
@@ -80,10 +79,3 @@ def normal_scores(scores: np.ndarray, fitted: int) -> np.ndarray:
             reach = np.abs((scores[past] - values[end]) * slope)
         z[past] = knots[end] + np.sign(end + 0.5) * -BEYOND * (1 - np.exp(-reach / BEYOND))
     return z
-
-
-@lru_cache(maxsize=512)
-def _quantiles(n: int) -> np.ndarray:
-    """Normal scores of the ranks 1, 1.5, 2, … n among ``n``."""
-    normal = NormalDist()
-    return np.array([normal.inv_cdf((1 + i / 2 - 0.375) / (n + 0.25)) for i in range(2 * n - 1)])

@@ -83,8 +83,8 @@ class Embedding:
 def gaussian(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``exp(-|a - b|^2 / 2)`` for all pairs, ``[len(a), len(b)]``."""
     exponent = a @ b.T
-    exponent -= (a**2).sum(1)[:, None] / 2
-    exponent -= (b**2).sum(1) / 2
+    exponent -= np.einsum("ij,ij->i", a, a)[:, None] / 2
+    exponent -= np.einsum("ij,ij->i", b, b) / 2
     np.minimum(exponent, 0, out=exponent)
     return np.exp(exponent, out=exponent)
 

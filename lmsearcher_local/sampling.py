@@ -39,8 +39,9 @@ def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Coll
         rows = rng.integers(0, space.sizes, size=(100 + 2 * n, len(space.sizes)))
         if space.is_listed:
             rows = rows[space.listed[_flat(space, rows)]]
+        sure = space.is_listed or space.valid is None
         for row, code in zip(rows, space.codes(rows), strict=True):
-            if code not in taken and (space.is_listed or space.accepts(row)):
+            if code not in taken and (sure or space.accepts(row)):
                 taken.add(code)
                 found.append(code)
                 if len(found) == n:

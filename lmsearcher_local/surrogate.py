@@ -29,6 +29,7 @@ from lmsearcher_local.space import SearchSpace
 REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)  # trials at which the kernel is fitted
 CELLS = 1 << 21  # of a matrix of features or of the kernel, at most
 CHUNK = 4096  # codes appraised at a time, at most
+CACHED = 512  # codes whose features are made and used at a time: they stay in a processor's cache
 TRUSTS = (0.0, 0.1, 0.3, 1.0, 3.0)  # in the sources, of which the likeliest is taken
 OFFSET = 10.0  # variance of the level of all scores, which the sources do not know
 
@@ -113,7 +114,7 @@ class Surrogate:
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         if not self.kept:
             return self.sources.mean(rows), np.ones(len(rows))
-        at_once = max(1, min(CHUNK, CELLS // len(self._process.scales)))
+        at_once = max(1, min(CACHED, CELLS // len(self._process.scales)))
         parts = [self._posterior(rows[start : start + at_once]) for start in range(0, max(1, len(rows)), at_once)]
         mean, deviation = map(np.concatenate, zip(*parts, strict=True))
         return mean, deviation
@@ -190,7 +191,9 @@ class Surrogate:
     def _posterior(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         embedding, scales, known, whitener, *_ = process = self._process
         solved, variance = self._solved
-        cross = gaussian(embedding.features(rows) * scales, known)
+        features = embedding.features(rows)
+        features *= scales
+        cross = gaussian(features, known)
         before: float | np.ndarray = 1.0
         if self.sources:
             told = self.sources.features(rows)
