@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,3 +169,29 @@ def test_what_no_model_reads_is_refused_before_it_is_asked(engine: VLLMEngine) -
     ):
         with pytest.raises(EngineError, match="token"):
             engine.log_probs([Question(prefix, tokens)])
+
+
+def test_a_small_model_computes_on_one_thread_and_leaves_the_process_its_own(
+    engine: VLLMEngine, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    threads: list[int] = []
+    generate = engine._llm.generate
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(engine._llm, "generate", watched)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        engine.log_probs(questions)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(engine, "_small", False)
+        engine.log_probs(questions)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 2]

@@ -5,7 +5,8 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ LOGGING = ("VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_
 NO_MEMORY = ("out of memory", "allocate memory", "available memory", "free memory")  # as torch and vLLM say it
 NOISE, NOISE_FLOAT32 = 0.25, 1e-3  # nats: well above what batches and caches were seen to move; float32 on a processor
 HEAD_COPY = 256 << 20  # bytes of a head in float32 that a processor copies for each step without harm
+
+# Bytes of weights up to which a processor computes on one thread. A step of so small a model is over before a second
+# thread would be a gain, and beside other work each of its hundred parallel parts waits for that thread's turn.
+SMALL = 32 << 20
 
 
 class VLLMEngine(Engine):
@@ -161,7 +166,8 @@ class VLLMEngine(Engine):
         inputs = [_prompt(prompt) for prompt in prompts]
         self._failed = True
         try:
-            outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False, lora_request=self._lora)
+            with _one_thread(self._small):
+                outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False, lora_request=self._lora)
         except Exception as error:
             raise EngineError(f"vLLM failed at a question ({_reason(error)})") from error
         self._failed = False
@@ -249,6 +255,7 @@ class VLLMEngine(Engine):
             type(current_platform).simple_compile_backend = "eager"
         card = not current_platform.is_cpu()
         self.plan = plan_memory(checkpoint, self._longest, card=card, cache_bytes=self._cache_bytes)
+        self._small = not card and self.plan.weights <= SMALL
         self.max_length = self.plan.context - 1  # the engine adds the token that it samples
         self.can_sleep = current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available()
         # A head in bfloat16 answers in steps of 1/16 and more. On a processor another type costs a copy of it a step.
@@ -310,6 +317,22 @@ class VLLMEngine(Engine):
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
             gc.collect()
+
+
+@contextmanager
+def _one_thread(small: bool) -> Iterator[None]:
+    """A block in which torch computes on one thread, where the model is small."""
+    import torch
+
+    before = torch.get_num_threads()
+    if not small or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prompt(prefix: Prefix) -> Any:
