@@ -17,12 +17,12 @@ import numpy as np
 
 from bench.rankers import JudgeRanker, surrogate
 from bench.tables import TRIALS, problem
-from lmsearcher_local import searcher as searching
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.ranking import Pick, Task
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.codecs.base import Codec
+from lmsearcher_local.model.ranker import Pick, Task
+from lmsearcher_local.search import searcher as searching
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 TABLES = ("nasbench201-cifar100", "hpolib-parkinsons_telemonitoring", "hpobench-car")
 POSITIONS = 48  # of the wide space, in which the score is a sum over positions with a little noise

@@ -20,10 +20,10 @@ from llamafactory.hparams import get_train_args
 from llamafactory.model import load_tokenizer
 from tokenizers import Tokenizer
 
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.text import TextCodec, message, published_frame
-from lmsearcher_local.ranking import Task as Asked
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.codecs.text import TextCodec, message, published_frame
+from lmsearcher_local.model.ranker import Task as Asked
+from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.training.data import NAME, write_data_set
 from lmsearcher_local.training.subspaces import draw_pruned_tasks
 from lmsearcher_local.training.trajectories import Task

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lmsearcher_local.results import result_of
-from lmsearcher_local.stored import stored_study
+from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.study.results import result_of
 
 
 @click.command()

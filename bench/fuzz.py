@@ -25,19 +25,19 @@ from safetensors.numpy import save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from bench.rankers import Undecided
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.checksums import SUMS, differences
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import RESULTS, TABLE, read_pool
-from lmsearcher_local.history import History
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.report import page_of
-from lmsearcher_local.sources import read_history
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL
-from lmsearcher_local.study import run
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.model.trim import trim_checkpoint
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.records.storage import JOURNAL
+from lmsearcher_local.report.page import page_of
+from lmsearcher_local.spaces.files import RESULTS, TABLE, read_pool
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.run import run
+from lmsearcher_local.system.checksums import SUMS, differences
 from lmsearcher_local.training.train import cut_log, read_state
-from lmsearcher_local.trim import trim_checkpoint
 
 SLOWEST = 10.0  # seconds that any file may take; they are all small, and the machine may be busy
 LONGEST = 2000  # characters of a sentence

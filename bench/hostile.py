@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import llama
-from lmsearcher_local.checkpoint import TABLE, load_checkpoint
-from lmsearcher_local.engine.base import with_path
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trie import TokenTrie
-from lmsearcher_local.trim import trim_checkpoint
+from lmsearcher_local.model.checkpoint import TABLE, load_checkpoint
+from lmsearcher_local.model.engines.base import with_path
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.model.trie import TokenTrie
+from lmsearcher_local.model.trim import trim_checkpoint
+from lmsearcher_local.spaces.space import SearchSpace
 
 CODECS = ("compact", "text")
 POOLS = (1, 2, 10, 100, 2, 10, 5, 50)  # of one candidate nothing is asked

@@ -19,13 +19,13 @@ import torch
 from lmsearcher_kernels import reference
 from torch import Tensor
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Engine, Question
-from lmsearcher_local.engine.transformers import TransformersEngine
-from lmsearcher_local.history import HISTORY_CAP, History
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import HISTORY_CAP, History
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.base import Engine, Question
+from lmsearcher_local.model.engines.transformers import TransformersEngine
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.provenance import provenance
 
 SPACE = SearchSpace([5] * 10)
 PLAIN_TOKENS = 32_768  # padded tokens in one plain forward pass

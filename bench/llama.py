@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from lmsearcher_local.checkpoint import TABLE
-from lmsearcher_local.prompt.compact import table_shapes
+from lmsearcher_local.model.checkpoint import TABLE
+from lmsearcher_local.model.codecs.compact import table_shapes
 
 VOCABULARY = 128256
 SHARD = 1_200_000_000  # bytes; the largest tensor of the 8B has 1.05 GB, and writing a shard takes it twice

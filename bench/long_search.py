@@ -27,18 +27,18 @@ import numpy as np
 import optuna
 import psutil
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Engine, Question
-from lmsearcher_local.files import TABLE
-from lmsearcher_local.history import History
-from lmsearcher_local.objectives.function import InProcess
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.results import Result
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL
-from lmsearcher_local.study import run
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.codecs.base import Codec
+from lmsearcher_local.model.engines.base import Engine, Question
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.records.storage import JOURNAL
+from lmsearcher_local.spaces.files import TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace([8] * 8)
 WINDOW = 200  # trials over which a rate is taken

@@ -17,8 +17,8 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
 
 from bench.tables import TRIALS
-from lmsearcher_local.history import normal_scores
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import normal_scores
+from lmsearcher_local.spaces.space import SearchSpace
 
 Search = Generator[str, float, None]
 Peer = Callable[[SearchSpace, int], Search]

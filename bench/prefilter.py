@@ -19,11 +19,11 @@ import numpy as np
 
 from bench.rankers import search, surrogate
 from bench.tables import FAMILIES, GROUPS, problem
-from lmsearcher_local.history import History, normal_scores
-from lmsearcher_local.prefilter import KEEP, promise
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.ranking import Task
-from lmsearcher_local.tables import TABLES
+from lmsearcher_local.candidates.history import History, normal_scores
+from lmsearcher_local.model.ranker import Task
+from lmsearcher_local.presets.tables import TABLES
+from lmsearcher_local.search.large_pools import KEEP, promise
+from lmsearcher_local.system.provenance import provenance
 
 CHOICES = {**GROUPS, "nasbench201": tuple(name for name in TABLES if name.startswith("nasbench201-"))}
 KINDS = ("uniform", "search")

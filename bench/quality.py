@@ -23,12 +23,12 @@ import numpy as np
 from bench.peers import PEERS
 from bench.rankers import Judge, ShuffledScores, blind, perfect, search, surrogate
 from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.registry import ENGINES
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.searcher import Searcher, ask_together
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.registry import ENGINES
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.search.searcher import Searcher, ask_together
+from lmsearcher_local.system.provenance import provenance
 
 MARKS = (50, 100, TRIALS)  # evaluations at which the summary reads the curves
 WORKERS = 2

@@ -8,12 +8,12 @@ import numpy as np
 
 from bench.peers import Search
 from bench.tables import Problem
-from lmsearcher_local.engine.base import Engine, Question
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.compact import CompactCodec
-from lmsearcher_local.ranking import Pick, Ranker, Ranking, Task
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.codecs.compact import CompactCodec
+from lmsearcher_local.model.engines.base import Engine, Question
+from lmsearcher_local.model.ranker import Pick, Ranker, Ranking, Task
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 Judge = Callable[[Task], np.ndarray]  # a value per candidate, the highest is picked
 

@@ -17,15 +17,15 @@ import numpy as np
 
 from bench.rankers import blind, search
 from bench.tables import GROUPS, problem
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.registry import ENGINES
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.pool import PARENTS
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.ranking import Task as Question
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import PARENTS
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.registry import ENGINES
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.model.ranker import Task as Question
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.provenance import provenance
 from lmsearcher_local.training.evaluate import HELD_OUT, HISTORY_SIZES, POOL, figures
 from lmsearcher_local.training.peers import PEERS
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes, draw_space

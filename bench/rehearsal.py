@@ -22,14 +22,14 @@ import click
 import numpy as np
 import optuna
 
-from lmsearcher_local import throughput
-from lmsearcher_local.calibration import RANKING
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.files import RESULTS, TABLE
-from lmsearcher_local.folders import read_json
-from lmsearcher_local.memory import plan_memory
-from lmsearcher_local.stored import stored_study
-from lmsearcher_local.tables import table as load_table
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.memory import plan_memory
+from lmsearcher_local.presets.tables import table as load_table
+from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.search import throughput
+from lmsearcher_local.search.calibration import RANKING
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.system.folders import read_json
 
 SHAPES = ("8b", "3b", "1b", "tiny")
 BENCHMARK = "nasbench201-cifar100"

@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 
-from lmsearcher_local import throughput
-from lmsearcher_local.provenance import provenance
+from lmsearcher_local.search import throughput
+from lmsearcher_local.system.provenance import provenance
 
 Row = dict[str, Any]
 SHARES = {"transformers": 0.9, "vllm": 0.1}  # of the answers of hostile weights

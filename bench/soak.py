@@ -25,14 +25,14 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import RESULTS, TABLE
-from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.optuna import KILLED
-from lmsearcher_local.results import Result
-from lmsearcher_local.sources import read_history
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL, JournalFile
-from lmsearcher_local.study import run
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.records.storage import JOURNAL, JournalFile
+from lmsearcher_local.search.optuna_sampler import KILLED
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.function import FunctionObjective
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace([5] * 10)
 GIVEN = 200  # trials that a search with a model starts from, so that its prompts are as long as they get
@@ -65,9 +65,9 @@ def score(configuration: Configuration) -> float:
 def search(out: Path, trials: int, engine: str) -> None:
     """Search, or go on; after each trial say how many there are, the memory, the code and the value."""
     from bench.rankers import Undecided
-    from lmsearcher_local.checkpoint import load_checkpoint
-    from lmsearcher_local.load import load_ranker
-    from lmsearcher_local.ranking import Ranker
+    from lmsearcher_local.model.checkpoint import load_checkpoint
+    from lmsearcher_local.model.load import load_ranker
+    from lmsearcher_local.model.ranker import Ranker
 
     def show(result: Result) -> None:
         if result.evaluated:

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import TABLES, table
+from lmsearcher_local.presets.tables import TABLES, table
+from lmsearcher_local.spaces.space import SearchSpace
 
 TRIALS = 192
 DEVELOPMENT = (

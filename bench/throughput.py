@@ -26,14 +26,14 @@ import numpy as np
 
 from bench import llama
 from bench.rankers import search, surrogate
-from lmsearcher_local import throughput
-from lmsearcher_local.bench_command import BATCHES, HISTORIES, POOLS
-from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.cli.bench import BATCHES, HISTORIES, POOLS
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.text import TEMPLATES, message
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.throughput import (
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.codecs.text import TEMPLATES, message
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.search import throughput
+from lmsearcher_local.search.throughput import (
     SEARCH,
     SPACE,
     Answer,
@@ -55,8 +55,8 @@ OTHERS = ("whole ranking", "prefill", "grammar", "server", "server, grammar")
 CHECKED = ((20, 10), (100, 10), (20, 100))  # history items and candidates
 FIRST = """
 import sys, numpy as np
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.throughput import fresh_tasks
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.search.throughput import fresh_tasks
 with load_ranker(sys.argv[1]) as ranker:
     ranker.rank(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
 """

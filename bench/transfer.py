@@ -20,11 +20,11 @@ from bench.peers import Search, optuna_gp, optuna_tpe
 from bench.quality import append, read
 from bench.rankers import JudgeRanker, search, surrogate
 from bench.tables import FAMILIES, GROUPS, problem
-from lmsearcher_local.earlier import Earlier
-from lmsearcher_local.history import History
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.earlier import Earlier
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.provenance import provenance
 
 TRIALS = 100
 MARKS = (1, 5, 10, 20, 50, 100)  # evaluations at which the summary reads the curves

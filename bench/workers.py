@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.tables import DEVELOPMENT, TRIALS, Problem, problem
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.provenance import provenance
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.searcher import Searcher
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.system.provenance import provenance
 
 WORKERS = (1, 4, 16, 64)
 SPREAD = 0.5  # of the logarithm of a trial's time

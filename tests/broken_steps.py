@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lmsearcher_local.engine.vllm import VLLMEngine
+from lmsearcher_local.model.engines.vllm import VLLMEngine
 
 LIMIT = 120  # seconds; what it stops would otherwise never end
 

@@ -5,11 +5,11 @@ from zlib import crc32
 
 import numpy as np
 
-from lmsearcher_local.engine.base import Engine, Question
-from lmsearcher_local.history import History
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.model.engines.base import Engine, Question
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.spaces.space import SearchSpace
 
 
 class AliasCodec:

@@ -9,9 +9,9 @@ from typing import Any
 
 from scripted import scripted_ranker
 
-from lmsearcher_local import checkpoint, load
-from lmsearcher_local.cli import main
-from lmsearcher_local.ranking import Ranker
+from lmsearcher_local.cli.main import main
+from lmsearcher_local.model import checkpoint, load
+from lmsearcher_local.model.ranker import Ranker
 
 
 @contextmanager

@@ -13,14 +13,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.cli import main
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.ranking import Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trim import trim_checkpoint
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Task
+from lmsearcher_local.model.trim import trim_checkpoint
+from lmsearcher_local.spaces.space import SearchSpace
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SPACE = SearchSpace([5] * 6)

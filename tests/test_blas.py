@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from lmsearcher_local.blas import BLAS, one_thread
-from lmsearcher_local.history import History
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import Surrogate
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.surrogate import Surrogate
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.blas import BLAS, one_thread
 
 
 def threads() -> set[int]:
@@ -48,7 +48,7 @@ def test_threads_that_overlap_leave_what_the_first_one_found() -> None:
 
 
 def test_a_block_within_a_block_asks_nothing_of_the_libraries() -> None:
-    with one_thread(), patch("lmsearcher_local.blas.undisturbed", side_effect=AssertionError):
+    with one_thread(), patch("lmsearcher_local.system.blas.undisturbed", side_effect=AssertionError):
         with one_thread():
             assert threads() == {1}
         assert threads() == {1}

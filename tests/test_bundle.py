@@ -17,12 +17,12 @@ from documentation import blocks
 from packaging.utils import parse_wheel_filename
 from test_offline import ALONE
 
-from lmsearcher_local import bundle
-from lmsearcher_local.bundle import PYTHON, Target, pack
-from lmsearcher_local.checkpoint import BUNDLED
-from lmsearcher_local.checksums import SUMS, differences, write_checksums
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import BundleError, ChecksumError
+from lmsearcher_local.model.checkpoint import BUNDLED
+from lmsearcher_local.shipping import bundle
+from lmsearcher_local.shipping.bundle import PYTHON, Target, pack
+from lmsearcher_local.system.checksums import SUMS, differences, write_checksums
 
 ISOLATED = ["unshare", "--net", "--map-root-user"]
 # Behind ALONE, which shows that no network is reachable: a shell with the commands of the second machine.
@@ -31,7 +31,7 @@ HERE, THERE = (f"set -eux\n{block.text}" for block in blocks("howto/airgap.md"))
 # Makes the package's wheel out of an installed one, as `bundle` does on a machine that was itself installed so.
 AGAIN = """
 from pathlib import Path
-from lmsearcher_local import bundle as b
+from lmsearcher_local.shipping import bundle as b
 own = b._installed(b.OURS)
 print(b.pack(own, [*b._metadata(own), *b._own_files()], Path(".")))
 """

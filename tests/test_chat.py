@@ -8,15 +8,15 @@ from click.testing import CliRunner
 from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.cli import main
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.chat import Frame, end_of_answer, own_frame
-from lmsearcher_local.prompt.text import TextCodec, message
-from lmsearcher_local.ranking import Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trim import trim_checkpoint
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.codecs.chat import Frame, end_of_answer, own_frame
+from lmsearcher_local.model.codecs.text import TextCodec, message
+from lmsearcher_local.model.ranker import Task
+from lmsearcher_local.model.trim import trim_checkpoint
+from lmsearcher_local.spaces.space import SearchSpace
 
 DATE = "26 Jul 2024"
 CHATML = (
@@ -161,8 +161,8 @@ def _made(folder: Path) -> Path:
 
 
 def test_a_checkpoint_under_its_own_template_is_trimmed_and_known_by_its_template(chatml: Path, tmp_path: Path) -> None:
-    from lmsearcher_local.load import load_ranker
-    from lmsearcher_local.ranking import Task
+    from lmsearcher_local.model.load import load_ranker
+    from lmsearcher_local.model.ranker import Task
 
     space = SearchSpace([3] * 4)
     task = Task.of(space, History(("0000", "0121"), (0.5, 1.0)), ["0001", "0101", "1212", "2220"])

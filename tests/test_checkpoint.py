@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
-from lmsearcher_local.cli import main
-from lmsearcher_local.doctor import doctor
+from lmsearcher_local.cli.doctor import doctor
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import CheckpointError, PromptError
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.checkpoint import BUNDLED, load_checkpoint
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.spaces.space import SearchSpace
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from scripted import scripted_ranker
 
-from lmsearcher_local import checkpoint, load
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import (
     BundleError,
     CheckpointError,
@@ -32,11 +31,12 @@ from lmsearcher_local.errors import (
     SpaceError,
     StudyError,
 )
-from lmsearcher_local.files import TABLE, read_pool
-from lmsearcher_local.plain import plain
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS, Search
+from lmsearcher_local.model import checkpoint, load
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.spaces.files import TABLE, read_pool
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import JOURNAL, RESULTS, Search
+from lmsearcher_local.system.plain import plain
 
 SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
 
@@ -291,7 +291,7 @@ def test_text_of_the_user_is_no_markup(loaded: list[str], columns: str, monkeypa
 
 def test_a_terminal_of_few_letters(loaded: list[str]) -> None:
     call("search", "space.yaml", "--objective", "goal:score", "--trials", "1", "--out", "😀")
-    program = "import sys\nfrom lmsearcher_local.cli import main\nmain(sys.argv[1:])"
+    program = "import sys\nfrom lmsearcher_local.cli.main import main\nmain(sys.argv[1:])"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     command = [sys.executable, "-c", program, "report", "😀"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -436,7 +436,7 @@ def test_help_says_what_opens_connections() -> None:
 
 def test_help_is_quick() -> None:
     # The quickest of three: this machine may be busy.
-    program = "import sys; from lmsearcher_local.cli import main; sys.argv = ['lmsearcher-local', '--help']; main()"
+    program = "import sys; from lmsearcher_local.cli.main import main; sys.argv = ['lmsearcher', '--help']; main()"
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

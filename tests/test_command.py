@@ -8,9 +8,9 @@ import pytest
 from processes import gone
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.objectives.base import ObjectiveFailed
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.objectives.base import ObjectiveFailed
+from lmsearcher_local.study.objectives.command import CommandObjective
 
 SPACE = SearchSpace({"rate": [0.1, 1e-8], "name": ["a b", "it's; rm -rf $HOME"], "on": [True, False]})
 CODE = "010"

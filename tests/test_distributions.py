@@ -14,11 +14,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from scripted import scripted_ranker
 
-from lmsearcher_local.distributions import BINS, distributions, draw, edges, options, to_units
 from lmsearcher_local.errors import SpaceError
-from lmsearcher_local.optuna import LMSearcherSampler
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.spaces.distributions import BINS, distributions, draw, edges, options, to_units
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import run
 
 TRIALS = 8
 NAN = float("nan")

@@ -44,7 +44,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "reference.html").read_text()
-    for name in ("lmsearcher_local.searcher.Searcher.ask", "lmsearcher_local.optuna.LMSearcherSampler"):
-        assert f'id="{name}"' in reference
+    for name in ("search.searcher.Searcher.ask", "search.optuna_sampler.LMSearcherSampler"):
+        assert f'id="lmsearcher_local.{name}"' in reference
     pages = [file.read_text() for file in tmp_path.rglob("*.html")]
     assert not any('src="http' in page or 'rel="stylesheet" href="http' in page for page in pages)  # opens offline

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.cli import main
-from lmsearcher_local.doctor import forms
-from lmsearcher_local.history import History
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.doctor import forms
+from lmsearcher_local.cli.main import main
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.presets.registry import PRESETS, preset
-from lmsearcher_local.ranking import Task
 
 LAYER = {
     **{"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096)},

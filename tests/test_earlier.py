@@ -8,14 +8,14 @@ import pytest
 
 from bench.rankers import JudgeRanker
 from bench.rankers import surrogate as own_pick
-from lmsearcher_local.earlier import SOURCES, STARTS, TRIALS, Earlier, Mean, Sources
+from lmsearcher_local.candidates.earlier import SOURCES, STARTS, TRIALS, Earlier, Mean, Sources
+from lmsearcher_local.candidates.history import History, normal_scores
+from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
+from lmsearcher_local.candidates.pools import promising
+from lmsearcher_local.candidates.surrogate import OFFSET, TRUSTS, Surrogate
 from lmsearcher_local.errors import HistoryError
-from lmsearcher_local.history import History, normal_scores
-from lmsearcher_local.kernel import Embedding, fit_kernel
-from lmsearcher_local.pool import promising
-from lmsearcher_local.searcher import INITIAL, Searcher
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import OFFSET, TRUSTS, Surrogate
+from lmsearcher_local.search.searcher import INITIAL, Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 5)
 EFFECTS = np.random.default_rng(7).standard_normal((5, 5))

@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from optuna.distributions import FloatDistribution, IntDistribution
 from scripted import scripted_ranker
 
-from lmsearcher_local.cli import main
-from lmsearcher_local.earlier import Earlier
-from lmsearcher_local.earlier_runs import read_earlier, study_as_earlier
+from lmsearcher_local.candidates.earlier import Earlier
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
-from lmsearcher_local.optuna import LMSearcherSampler
-from lmsearcher_local.report import page_of
-from lmsearcher_local.schema import choice_of
-from lmsearcher_local.searcher import INITIAL, Searcher
-from lmsearcher_local.sources import read_first
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import stored_study
-from lmsearcher_local.study import run
+from lmsearcher_local.records.earlier_runs import read_earlier, study_as_earlier
+from lmsearcher_local.records.sources import read_first
+from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.report.page import page_of
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.search.searcher import INITIAL, Searcher
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.run import run
+from lmsearcher_local.study.schema import choice_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"rank": [4, 8, 16], "lr": [0.1, 0.01], "kind": ["a", "b"]})

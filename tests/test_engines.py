@@ -22,17 +22,17 @@ from transformers import (
 )
 
 from bench.kernels import PlainEngine
-from lmsearcher_local.checkpoint import BUNDLED, Checkpoint, load_checkpoint
-from lmsearcher_local.engine.base import Question, with_path
-from lmsearcher_local.engine.prefixes import WORTH, Shared, shared_beginnings
-from lmsearcher_local.engine.transformers import TransformersEngine
-from lmsearcher_local.engine.vllm import VLLMEngine
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trie import log_softmax
+from lmsearcher_local.model.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from lmsearcher_local.model.engines.base import Question, with_path
+from lmsearcher_local.model.engines.prefixes import WORTH, Shared, shared_beginnings
+from lmsearcher_local.model.engines.transformers import TransformersEngine
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.model.trie import log_softmax
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 10)
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "bundled": 1e-4}  # in probability

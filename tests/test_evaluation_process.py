@@ -14,21 +14,21 @@ from goals import score
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import SearchStopped
-from lmsearcher_local.executors import connected
-from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.results import Result
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.objectives.function import FunctionObjective
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import run
 
 HERE = Path(__file__).parent
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(4)})
 VLLM = """
 import sys
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.study.objectives.command import CommandObjective
+from lmsearcher_local.study.objectives.function import FunctionObjective
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(4)})
 with load_ranker(engine="vllm") as ranker:

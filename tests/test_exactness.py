@@ -13,15 +13,15 @@ from scripted import AliasCodec, ScriptedEngine
 from test_pick import DigitCodec
 from test_pick import tasks as small_tasks
 
-from lmsearcher_local.engine.base import Question
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.base import Codec
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.report import page
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.stored import JOURNAL, JournalFile
-from lmsearcher_local.study import RUNS, run
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.codecs.base import Codec
+from lmsearcher_local.model.engines.base import Question
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.records.storage import JOURNAL, JournalFile
+from lmsearcher_local.report.page import page
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import RUNS, run
 
 SPACE = SearchSpace([4] * 6)
 NOISE = 0.25

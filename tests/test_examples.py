@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lmsearcher_local.objectives.function import FunctionObjective
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.objectives.function import FunctionObjective
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lora_digits"
 

@@ -19,18 +19,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scripted import scripted_ranker
 
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.surrogate import Surrogate, believed
 from lmsearcher_local.errors import LMSearcherError, StudyError
-from lmsearcher_local.executors import connected
-from lmsearcher_local.history import History
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.function import FunctionObjective, InProcess
-from lmsearcher_local.objectives.table import TableObjective
-from lmsearcher_local.results import Result, result_of
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
-from lmsearcher_local.surrogate import Surrogate, believed
-from lmsearcher_local.tables import table
+from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.objectives.command import CommandObjective
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.objectives.table import TableObjective
+from lmsearcher_local.study.results import Result, result_of
+from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})
@@ -119,7 +119,7 @@ def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pyt
     ],
 )
 def test_no_cluster(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmsearcher_local.executors.CONNECTING", 1)
+    monkeypatch.setattr("lmsearcher_local.study.executors.CONNECTING", 1)
     with pytest.raises(StudyError) as error, connected(spec):
         pass
     assert str(error.value).startswith(message)

@@ -12,20 +12,20 @@ import pytest
 from scripted import ScriptedEngine, scripted_ranker
 
 from bench import llama
-from lmsearcher_local.checkpoint import Checkpoint, load_checkpoint
-from lmsearcher_local.engine.registry import ENGINES
+from lmsearcher_local.candidates.policies import POLICIES
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.cli.search import search
 from lmsearcher_local.errors import CheckpointError, ObjectiveError
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.objectives.table import TableObjective
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.prompt.registry import CODECS, CodecKind
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.search_command import search
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
-from lmsearcher_local.tables import TABLES, Table, table
+from lmsearcher_local.model.checkpoint import Checkpoint, load_checkpoint
+from lmsearcher_local.model.codecs.registry import CODECS, CodecKind
+from lmsearcher_local.model.engines.registry import ENGINES
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.presets.tables import TABLES, Table, table
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.objectives.table import TableObjective
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace({"rank": [4, 8, 16], "alpha": [8, 16, 32]})
 TOYS = '''
@@ -33,10 +33,10 @@ TOYS = '''
 
 import numpy as np
 
-from lmsearcher_local.engine.base import Engine
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import Table
+from lmsearcher_local.model.engines.base import Engine
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.presets.tables import Table
 
 
 class Codec:
@@ -79,15 +79,15 @@ def toy_table():
 REGISTERED = """
 import sys
 import toys
-from lmsearcher_local.engine.registry import ENGINES
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.prompt.registry import CODECS, CodecKind
-from lmsearcher_local.tables import TABLES
+from lmsearcher_local.model.engines.registry import ENGINES
+from lmsearcher_local.candidates.policies import POLICIES
+from lmsearcher_local.model.codecs.registry import CODECS, CodecKind
+from lmsearcher_local.presets.tables import TABLES
 CODECS["toy"] = CodecKind(lambda checkpoint: toys.Codec())
 ENGINES["toy"] = lambda checkpoint, longest, cache_bytes: toys.LastFirst()
 POLICIES["toy"] = "toys:descending"
 TABLES["toy"] = toys.toy_table
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 main(sys.argv[1:])
 """
 

@@ -10,11 +10,11 @@ import pytest
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.files import TABLE
-from lmsearcher_local.results import Result, Trial, dataframe, text_of
-from lmsearcher_local.sources import read_history
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import RESULTS, run
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.spaces.files import TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.results import Result, Trial, dataframe, text_of
+from lmsearcher_local.study.run import RESULTS, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"rank": [4, 8, 16], "lr": [0.1, 0.001], "on": [True, False], "name": ["a", "b, c", None]})

@@ -17,14 +17,14 @@ import pytest
 from rude import change_process, rude, score
 from scripted import scripted_ranker
 
-from lmsearcher_local.executors import connected
-from lmsearcher_local.files import RESULTS, TABLE
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.function import FunctionObjective, InProcess
-from lmsearcher_local.optuna import LMSearcherSampler
-from lmsearcher_local.results import Result
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.objectives.command import CommandObjective
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(4)})

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from test_kill import told_trials
 
-from lmsearcher_local.study import JOURNAL, RESULTS
+from lmsearcher_local.study.run import JOURNAL, RESULTS
 
 PROGRAM = """
 import resource, sys
 from scripted import scripted_ranker
 from lmsearcher_local.errors import LMSearcherError
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import run
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # no file may grow beyond: "File too large"
 try:

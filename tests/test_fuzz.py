@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz import Reader, contents, prepare, readers, verdict
-from lmsearcher_local.checksums import SUMS, differences
 from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.system.checksums import SUMS, differences
 
 READERS = readers()
 FEW, MANY = 8, 100  # files each, where one takes half a second, and elsewhere
@@ -140,8 +140,8 @@ def test_a_tokenizer_that_cuts_or_pads_texts_does_so_no_more(tmp_path: Path) -> 
     ("name", "place", "error"),
     [
         ("training, state", "torch.load", MemoryError("no room")),  # "remove it" would cost hours of training
-        ("checkpoint, tokenizer.json", "lmsearcher_local.checkpoint.TextCodec", TypeError("ours")),
-        ("study, journal", "lmsearcher_local.report.best_rows", KeyError("ours")),
+        ("checkpoint, tokenizer.json", "lmsearcher_local.model.checkpoint.TextCodec", TypeError("ours")),
+        ("study, journal", "lmsearcher_local.report.page.best_rows", KeyError("ours")),
     ],
 )
 def test_a_fault_of_ours_is_not_the_file_s(

@@ -32,8 +32,8 @@ def state():
 logging.basicConfig(level=logging.INFO)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 import huggingface_hub.constants as hub
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.throughput import fresh_tasks
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.search.throughput import fresh_tasks
 
 tasks = fresh_tasks(np.random.default_rng(0), 2, 20, 10)
 before = state()

@@ -11,14 +11,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from lmsearcher_local.study import JOURNAL, RESULTS
+from lmsearcher_local.study.run import JOURNAL, RESULTS
 
 KILLS = 20
 PROGRAM = """
 import sys, time
 from scripted import scripted_ranker
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.run import run
 
 def score(configuration):
     print("trial", flush=True)

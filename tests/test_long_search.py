@@ -10,16 +10,15 @@ import optuna
 import pytest
 from scripted import scripted_ranker
 
-from lmsearcher_local import outputs
-from lmsearcher_local.files import RESULTS, TABLE
-from lmsearcher_local.history import HISTORY_CAP, History, shown
-from lmsearcher_local.objectives.function import InProcess
-from lmsearcher_local.results import Result, result_of, rows
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import stored_study
-from lmsearcher_local.study import run
-from lmsearcher_local.told import Told
-from lmsearcher_local.trials import Reader
+from lmsearcher_local.candidates.history import HISTORY_CAP, History, shown
+from lmsearcher_local.candidates.told import Told
+from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.trials import Reader
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.results import Result, result_of, rows
+from lmsearcher_local.study.run import outputs, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import llama
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Question
-from lmsearcher_local.engine.vllm import VLLMEngine
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.memory import CACHE_FLOOR, STEP, blocks, plan_memory
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.base import Question
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.memory import CACHE_FLOOR, STEP, blocks, plan_memory
+from lmsearcher_local.model.ranker import Ranker, Task
 from lmsearcher_local.presets.registry import preset
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.throughput import vllm_engine
+from lmsearcher_local.search.throughput import vllm_engine
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = preset("nasbench201").space
 

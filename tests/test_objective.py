@@ -15,10 +15,10 @@ import torch
 from processes import gone
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.objectives import worker
-from lmsearcher_local.objectives.base import ObjectiveFailed, checked
-from lmsearcher_local.objectives.function import FunctionObjective, InProcess
-from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives import worker
+from lmsearcher_local.study.objectives.base import ObjectiveFailed, checked
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
 
 SPACE = SearchSpace({"rate": [0.1, 1e-8], "name": ["a b", "it's; rm -rf $HOME"], "on": [True, False]})
 CODE = "010"
@@ -178,8 +178,8 @@ PROGRAMS = {
 def test_functions_of_programs_that_cannot_be_imported(program: str, how: str, tmp_path: Path) -> None:
     arguments = "SearchSpace({'x': [1, 2, 3]}), scripted_ranker(), out='out', trials=3, workers=2"
     text = (
-        "from scripted import scripted_ranker\nfrom lmsearcher_local.space import SearchSpace\n"
-        "from lmsearcher_local.study import run as search\nprint('once')\n"
+        "from scripted import scripted_ranker\nfrom lmsearcher_local.spaces.space import SearchSpace\n"
+        "from lmsearcher_local.study.run import run as search\nprint('once')\n"
         "def run(*a, **k):\n    print(sorted((t.code, t.value, t.reason) for t in search(*a, **k).trials))\n"
     ) + program.replace("{ARGS}", arguments)
     (tmp_path / "program.py").write_text(text)

@@ -26,7 +26,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
 # The kernel's high-water mark of this very program; getrusage would count the parent that forked it, too.
 MEASURED = """
 import atexit
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 atexit.register(lambda: print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))))
 main()
 """

@@ -22,16 +22,16 @@ from optuna.trial import TrialState
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.files import RESULTS, TABLE
-from lmsearcher_local.objectives.command import CommandObjective
-from lmsearcher_local.objectives.function import InProcess
-from lmsearcher_local.opening import LOCK, OWNER
-from lmsearcher_local.plan import Plan, identity
-from lmsearcher_local.report import page_of
-from lmsearcher_local.results import Result
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL, PLAN, STUDY, shown, stored_study
-from lmsearcher_local.study import RUNS, open_search, run
+from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, shown, stored_study
+from lmsearcher_local.report.page import page_of
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.command import CommandObjective
+from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.opening import LOCK, OWNER
+from lmsearcher_local.study.plan import Plan, identity
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import RUNS, open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False]})

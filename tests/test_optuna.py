@@ -22,13 +22,13 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState, create_trial
 from scripted import scripted_ranker
 
-from lmsearcher_local.distributions import BINS, LISTED, distributions, options
 from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.optuna import CLAIM, Group, LMSearcherSampler, drawn, encoded
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import table
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.optuna_sampler import CLAIM, Group, LMSearcherSampler, drawn, encoded
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.distributions import BINS, LISTED, distributions, options
+from lmsearcher_local.spaces.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False], "d": [0.1, 0.2, None]})

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scripted import ScriptedEngine
 
-from lmsearcher_local.history import History
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([4] * 5)
 

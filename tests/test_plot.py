@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lmsearcher_local.plot import plot_search
-from lmsearcher_local.results import Result, Trial
-from lmsearcher_local.searcher import Direction
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.report.figures import plot_search
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.results import Result, Trial
 
 VALUES = {
     "outliers": [50.0, 60.0, 1.0, 61.0, 62.0, 63.0, 999.0],

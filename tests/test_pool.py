@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from scripted import ScriptedEngine, scripted_ranker
 
-from lmsearcher_local import searcher as module
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.history import History
-from lmsearcher_local.kernel import fit_kernel
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.policies import policy as policy_of
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.searcher import Searcher, ask_together
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import Surrogate
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.kernel import fit_kernel
+from lmsearcher_local.candidates.policies import POLICIES
+from lmsearcher_local.candidates.policies import policy as policy_of
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.candidates.surrogate import Surrogate
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.search import searcher as module
+from lmsearcher_local.search.searcher import Searcher, ask_together
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([4] * 5)
 CODES = SPACE.sample(np.random.default_rng(0), 400)

@@ -5,15 +5,15 @@ import pytest
 from scipy.stats import kendalltau
 from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
-from lmsearcher_local import prefilter as module
-from lmsearcher_local.engine.base import Question
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import PromptError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prefilter import KEEP, expected_scores, prefilter, promise, rank_pool
-from lmsearcher_local.prompt.compact import CompactCodec
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.codecs.compact import CompactCodec
+from lmsearcher_local.model.engines.base import Question
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.search import large_pools as module
+from lmsearcher_local.search.large_pools import KEEP, expected_scores, prefilter, promise, rank_pool
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
 CODES = SPACE.sample(np.random.default_rng(0), 3060)

@@ -11,16 +11,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from lmsearcher_local.cli import PRESETS as OFFERED
-from lmsearcher_local.cli import main
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.main import PRESETS as OFFERED
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
 from lmsearcher_local.presets.base import Preset
 from lmsearcher_local.presets.registry import PRESETS, preset, preset_of
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 each = pytest.mark.parametrize("known", PRESETS.values(), ids=list(PRESETS))
 

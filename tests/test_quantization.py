@@ -12,16 +12,16 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from bench import llama
-from lmsearcher_local import quantization
-from lmsearcher_local.checkpoint import BUNDLED, load_checkpoint
-from lmsearcher_local.cli import main
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.quantization import unsupported
-from lmsearcher_local.ranking import Ranking, Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trim import trim_checkpoint
+from lmsearcher_local.model import quantization
+from lmsearcher_local.model.checkpoint import BUNDLED, load_checkpoint
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.quantization import unsupported
+from lmsearcher_local.model.ranker import Ranking, Task
+from lmsearcher_local.model.trim import trim_checkpoint
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
 GROUP = 128  # inputs that share a scale

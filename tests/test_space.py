@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError, SpaceWarning
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.spaces.space import SearchSpace
 
 SIZES = st.lists(st.integers(1, 150), min_size=1, max_size=12)
 

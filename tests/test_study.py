@@ -12,16 +12,16 @@ import pytest
 from optuna.trial import TrialState
 from scripted import scripted_ranker
 
-from lmsearcher_local.distributions import distributions
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
-from lmsearcher_local.files import read_pool, write_history
-from lmsearcher_local.objectives.base import Objective
-from lmsearcher_local.objectives.function import FunctionObjective, InProcess
-from lmsearcher_local.results import Result
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.sources import read_history
-from lmsearcher_local.space import Configuration, SearchSpace
-from lmsearcher_local.study import JOURNAL, RESULTS, Plan, open_search, run
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.distributions import distributions
+from lmsearcher_local.spaces.files import read_pool, write_history
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.base import Objective
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.run import JOURNAL, RESULTS, Plan, open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False], "d": [0.1, 0.2, None]})

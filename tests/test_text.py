@@ -8,11 +8,11 @@ import pytest
 from llama_models.llama3.tokenizer import Tokenizer as Reference
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import CheckpointError
-from lmsearcher_local.history import History
-from lmsearcher_local.prompt.text import TextCodec, message, published_frame
-from lmsearcher_local.ranking import Task
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.codecs.text import TextCodec, message, published_frame
+from lmsearcher_local.model.ranker import Task
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
 HISTORY = History(("012334", "444444", "000000"), (91.5, 20.0, 93.0))

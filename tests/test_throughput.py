@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lmsearcher_local.cli import main
-from lmsearcher_local.engine.base import Engine, Question
+from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.ranking import Ranker
-from lmsearcher_local.throughput import Answer, fresh_tasks, picks, rankings, vllm_engine
+from lmsearcher_local.model.engines.base import Engine, Question
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.search.throughput import Answer, fresh_tasks, picks, rankings, vllm_engine
 
 
 def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scripted import AliasCodec, ScriptedEngine
 
+from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import PromptError
-from lmsearcher_local.history import History
-from lmsearcher_local.ranking import Ranker, Task
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 6)
 HISTORY = History(("000000", "111111"), (0.0, 1.0))

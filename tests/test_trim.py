@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmsearcher_local.checkpoint import BUNDLED, MONTHS, load_checkpoint
-from lmsearcher_local.cli import main
-from lmsearcher_local.engine.vllm import VLLMEngine
-from lmsearcher_local.history import History
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.prompt.text import TEMPLATES, TextCodec, published_frame
-from lmsearcher_local.ranking import Ranking, Task
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.trim import kept_tokens
+from lmsearcher_local.candidates.history import History
+from lmsearcher_local.cli.main import main
+from lmsearcher_local.model.checkpoint import BUNDLED, MONTHS, load_checkpoint
+from lmsearcher_local.model.codecs.text import TEMPLATES, TextCodec, published_frame
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranking, Task
+from lmsearcher_local.model.trim import kept_tokens
+from lmsearcher_local.spaces.space import SearchSpace
 
 
 def run(*arguments: object) -> Any:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from broken_steps import failing, limited
 
-from lmsearcher_local.checkpoint import load_checkpoint
-from lmsearcher_local.engine.base import Question
-from lmsearcher_local.engine.vllm import VLLMEngine
 from lmsearcher_local.errors import EngineError
-from lmsearcher_local.throughput import fresh_tasks
+from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines.base import Question
+from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.search.throughput import fresh_tasks
 
 
 @pytest.fixture(scope="module")

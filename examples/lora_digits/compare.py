@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from objective import SEEDS, Outcome, evaluate
 from scipy.stats import t
 
-from lmsearcher_local.load import load_ranker
-from lmsearcher_local.searcher import Searcher
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.space import SearchSpace
 
 HERE = Path(__file__).parent
 SPACE = SearchSpace.load(HERE / "space.yaml")

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from lmsearcher_local.space import Configuration, SearchSpace
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.presets.base import Preset
 from lmsearcher_local.presets.drawing import draw_layers, new_figure
-from lmsearcher_local.space import Configuration, Option
+from lmsearcher_local.spaces.space import Configuration, Option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 from lmsearcher_local.errors import SpaceError
 from lmsearcher_local.presets import darts, iwslt_transformer, nasbench201, nasbench_asr, sam_lora, sd_lora
 from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.space import SearchSpace
+from lmsearcher_local.spaces.space import SearchSpace
 
 PRESETS: dict[str, Preset] = {
     module.PRESET.name: module.PRESET

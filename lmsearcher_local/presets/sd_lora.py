@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.presets.base import Preset
 from lmsearcher_local.presets.drawing import draw_ranks, new_figure
-from lmsearcher_local.space import Configuration
+from lmsearcher_local.spaces.space import Configuration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lmsearcher_local.checkpoint import OWN, Profile, load_checkpoint
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.folders import unusable
-from lmsearcher_local.prompt.chat import Frame, end_of_answer
-from lmsearcher_local.prompt.text import message, published_frame
+from lmsearcher_local.model.checkpoint import OWN, Profile, load_checkpoint
+from lmsearcher_local.model.codecs.chat import Frame, end_of_answer
+from lmsearcher_local.model.codecs.text import message, published_frame
+from lmsearcher_local.system.folders import unusable
 from lmsearcher_local.training.trajectories import Task
 
 NAME = "lmsearcher"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lmsearcher_local.prompt.compact import CompactCodec
+from lmsearcher_local.model.codecs.compact import CompactCodec
 from lmsearcher_local.training.model import Ranker
 from lmsearcher_local.training.trajectories import Lesson, draw_batch, draw_lesson
 

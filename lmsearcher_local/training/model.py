@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmsearcher_local.history import HISTORY_CAP
-from lmsearcher_local.prompt.compact import ALIASES, CODE, SCORES, CodeFeatures, code_rows, table_shapes
+from lmsearcher_local.candidates.history import HISTORY_CAP
+from lmsearcher_local.model.codecs.compact import ALIASES, CODE, SCORES, CodeFeatures, code_rows, table_shapes
 from lmsearcher_local.training.trajectories import Batch
 
 WIDTH, HIDDEN, LAYERS, HEADS = 128, 384, 6, 4

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmsearcher_local.history import normal_scores
-from lmsearcher_local.surrogate import Surrogate
+from lmsearcher_local.candidates.history import normal_scores
+from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.training.trajectories import Task
 
 Peer = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better

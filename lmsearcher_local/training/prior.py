@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lmsearcher_local.space import Option, SearchSpace
+from lmsearcher_local.spaces.space import Option, SearchSpace
 
 Rng = np.random.Generator
 Objective = Callable[[np.ndarray], np.ndarray]  # option indices [N, positions] -> values [N], higher is better

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmsearcher_local.errors import SpaceError
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.tables import Table
+from lmsearcher_local.presets.tables import Table
+from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import Task, draw_pool, draw_search, draw_uniform
 

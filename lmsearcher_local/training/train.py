@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsearcher_local.checkpoint import TABLE
-from lmsearcher_local.checksums import write_checksums
-from lmsearcher_local.engine.host import without_bars
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.folders import unusable
-from lmsearcher_local.prompt.compact import CompactCodec
+from lmsearcher_local.model.checkpoint import TABLE
+from lmsearcher_local.model.codecs.compact import CompactCodec
+from lmsearcher_local.model.engines.host import without_bars
+from lmsearcher_local.system.checksums import write_checksums
+from lmsearcher_local.system.folders import unusable
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
 from lmsearcher_local.training.model import Ranker

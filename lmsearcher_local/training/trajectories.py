@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmsearcher_local.history import History, normal_scores
-from lmsearcher_local.kernel import usual_kernel
-from lmsearcher_local.prompt.compact import (
+from lmsearcher_local.candidates.history import History, normal_scores
+from lmsearcher_local.candidates.kernel import usual_kernel
+from lmsearcher_local.candidates.surrogate import Surrogate, expected_improvement, scale_length
+from lmsearcher_local.model.codecs.compact import (
     ALIASES,
     SETS,
     SLOTS,
@@ -17,8 +18,7 @@ from lmsearcher_local.prompt.compact import (
     lay_out,
     trial_numbers,
 )
-from lmsearcher_local.space import SearchSpace
-from lmsearcher_local.surrogate import Surrogate, expected_improvement, scale_length
+from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.training.prior import Objective, Rng, draw_objective, draw_ordinal, draw_sizes, draw_space
 
 WIDER = 5  # times as many candidates as a pool holds, where the surrogate chooses among them

@@ -1,0 +1,1 @@
+"""From a history to a pool: the surrogate and what it proposes."""

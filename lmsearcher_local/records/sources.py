@@ -1,0 +1,325 @@
+"""What was evaluated before, from wherever it is kept: by parameter name and value, with the source's own direction.
+
+A code without its space is no configuration. Where a source says which parameters its trials had, they are read by name
+and value; bare codes in the folder of a search are codes of that search's space.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from optuna import Study
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.errors import HistoryError, StudyError, brief
+from lmsearcher_local.records.storage import JOURNAL, STUDY, kept_plan, shown, stored_study
+from lmsearcher_local.spaces.files import (
+    COLUMNS,
+    RESULTS,
+    TABLE,
+    ByValue,
+    Candidates,
+    Unfit,
+    checked_code,
+    configurations,
+    header_of,
+    omission,
+    parameter_names,
+    rows_of,
+    text_of,
+)
+from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.documents import parse_json
+
+SHAPE = (
+    '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...} or a list of objects with "value" and "code" or every'
+    " parameter"
+)
+Entry = tuple[str, object, object]  # place, a code (text, an Unfit, or what is none), value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Codes of a space and their values; how many trials the space does not offer, one line about them, empty where
+    there are none; and the direction, where the source says it."""
+
+    name: str
+    entries: tuple[tuple[str, float], ...]
+    left_out: int = 0
+    note: str = ""
+    direction: Direction | None = None
+
+    def check(self, direction: Direction) -> None:
+        """Make sure that the source does not contradict a direction.
+
+        Raises:
+            HistoryError: it does.
+        """
+        if self.direction not in (None, direction):
+            raise HistoryError(
+                f"{self.name} says that its values are {self.direction}d, here they are {direction}d:"
+                f" use --direction {self.direction}, or another source"
+            )
+
+
+class Searched(NamedTuple):
+    """What the folder of a search says of the codes in it."""
+
+    space: SearchSpace
+    direction: Direction
+
+
+def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool = False) -> Source:
+    """What was evaluated before; trials without a value have failed and do not count.
+
+    Args:
+        source: a file, the output folder of a search, an Optuna study, or what ``stored_study`` finds one by. A file is
+            the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
+            columns, or of lines ``code,value``; or the journal of an Optuna storage. Codes without parameters are of
+            the space of the search in whose folder the file lies, elsewhere of this space.
+        others: whether configurations may have other parameters, too, which are ignored.
+
+    Raises:
+        HistoryError: the source is missing or malformed, a value is not a finite number, or the space offers none of
+            its configurations.
+        SpaceError: a code without parameters is not of its space.
+        StudyError: there is no such Optuna study.
+    """
+    name, opened = named(source), open_source(source)
+    direction: Direction | None = None
+    if isinstance(opened, Study):
+        direction, entries = _of_study(opened, ByValue(space, others), name)
+    else:
+        path, text, searched = opened
+        if searched and path.name in (RESULTS, TABLE):
+            direction = searched.direction
+        bare = searched.space if searched else space
+        entries = (_of_csv if is_csv(path, text) else _of_json)(path, text, space, bare, others)
+    found, unfit = [], []
+    try:
+        for where, code, value in entries:
+            known = _finite(value, f"{name}: {where}")
+            if isinstance(code, Unfit):
+                unfit.append(f"{where}: {code.reason}")
+            else:
+                found.append((checked_code(space, code, f"{name}: {where}"), known))
+    except csv.Error as error:
+        raise HistoryError(f"{name} is no CSV: {error}") from error
+    if unfit and not found:
+        raise HistoryError(f"{name}: this space offers none of its {len(unfit):,} trials; {unfit[0]}")
+    return Source(name, tuple(found), len(unfit), omission(name, unfit, "trial"), direction)
+
+
+def read_first(source: str | Path | Study, space: SearchSpace) -> Candidates:
+    """Configurations to begin with, in order and each once; values are not needed, and ignored.
+
+    Args:
+        source: as ``read_history`` takes it; a CSV may also be one code a line, without a header.
+
+    Raises:
+        HistoryError, SpaceError, StudyError: as ``read_history`` raises them.
+    """
+    name, opened = named(source), open_source(source)
+    if isinstance(opened, Study):
+        read = ByValue(space)
+        entries: Iterator[Entry] = (
+            (f"trial {trial.number}", read.code(trial.params), None)
+            for trial in opened.get_trials(deepcopy=False)
+            if trial.params
+        )
+    else:
+        path, text, searched = opened
+        bare = searched.space if searched else space
+        if is_csv(path, text):
+            entries = _codes_of_csv(path, text, space, bare)
+        else:
+            entries = _of_json(path, text, space, bare, valued=False)
+    codes: dict[str, None] = {}
+    unfit = []
+    try:
+        for where, code, _ in entries:
+            if isinstance(code, Unfit):
+                unfit.append(f"{where}: {code.reason}")
+            else:
+                codes[checked_code(space, code, f"{name}: {where}")] = None
+    except csv.Error as error:
+        raise HistoryError(f"{name} is no CSV: {error}") from error
+    if not codes:
+        reason = f"; {unfit[0]}" if unfit else ""
+        raise HistoryError(f"{name} holds no configuration of this space{reason}")
+    return Candidates([*codes], omission(name, unfit, "configuration"))
+
+
+class File(NamedTuple):
+    """A file with its text, and the search in whose folder it lies."""
+
+    path: Path
+    text: str
+    searched: Searched | None
+
+
+def open_source(source: str | Path | Study) -> Study | File:
+    """The study or the file in which a source keeps its trials; see ``read_history``."""
+    if isinstance(source, Study):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        path = _of_folder(path)
+    if not path.exists() and ("://" in str(source) or "#" in str(source)):
+        return stored_study(str(source))
+    text = text_of(path, HistoryError)
+    if text.lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
+        return stored_study(str(path))
+    return File(path, text, _searched(path.absolute().parent))
+
+
+def named(source: str | Path | Study) -> str:
+    """What messages call a source."""
+    return f"study {source.study_name}" if isinstance(source, Study) else shown(str(source))
+
+
+def is_csv(path: Path, text: str) -> bool:
+    """Whether a file is a CSV, and not JSON."""
+    return text.lstrip()[:1] not in ("{", "[") and path.suffix != ".json"
+
+
+def _of_folder(folder: Path) -> Path:
+    """The file that says most of what is in a folder."""
+    names = (JOURNAL, RESULTS) if (folder / STUDY).exists() else (JOURNAL, TABLE, RESULTS)
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise HistoryError(f"{folder} holds no search: there is no {JOURNAL}, {TABLE} or {RESULTS} in it")
+
+
+def _searched(folder: Path) -> Searched | None:
+    """The space and direction of the search of which this is the output folder."""
+    plan = kept_plan(folder)
+    if plan is None:
+        return None
+    try:
+        return Searched(SearchSpace(dict(plan["space"])), plan["direction"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise StudyError(f"{folder} holds what no search of this package wrote ({error})") from error
+
+
+def _finite(value: object, where: str) -> float:
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
+
+
+def _of_json(
+    path: Path, text: str, space: SearchSpace, bare: SearchSpace, others: bool = False, valued: bool = True
+) -> Iterator[Entry]:
+    try:
+        trials = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise HistoryError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
+        raise HistoryError(f"{path} does not hold {SHAPE}")
+    read, translated = ByValue(space, others), Translated(bare, space, others)
+    named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
+    for where, trial in named:
+        keys = trial.keys() if isinstance(trial, dict) else set()
+        if not valued and isinstance(trial, dict):
+            value = "prediction" if "cell" in keys else "value"
+            trial, keys = trial | {value: 0.0}, keys | {value}
+        if {"cell", "prediction"} <= keys:
+            yield where, translated(trial["cell"], f"{path}: {where}"), trial["prediction"]
+        elif "value" not in keys or ("value" in space.names and not keys >= set(COLUMNS)):
+            raise HistoryError(f"{path}: {where} has no cell and prediction; the form is {SHAPE}")
+        elif trial["value"] is None:
+            continue  # it failed
+        elif keys >= set(COLUMNS):  # a search's results as a DataFrame writes them
+            cells = [(key, cell) for key, cell in trial.items() if key not in COLUMNS]
+            names = parameter_names(key for key, _ in cells)
+            yield where, read.code(dict(zip(names, (cell for _, cell in cells), strict=True))), trial["value"]
+        elif "code" in keys and not keys & (set(space.names) - {"value"}):
+            yield where, translated(trial["code"], f"{path}: {where}"), trial["value"]
+        else:
+            yield where, read.code({name: trial[name] for name in space.names if name in keys}), trial["value"]
+
+
+def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace, others: bool) -> Iterator[Entry]:
+    header = header_of(path, text)
+    ours = header[: len(COLUMNS)] == COLUMNS
+    cells: Iterator[tuple[str, object, str]]
+    translated = Translated(bare, space, others)
+    if ours or any(name in header for name in space.names):
+        if not ours and ("value" not in header or "value" in space.names):
+            raise HistoryError(
+                f"{path}: line 1: a column called value is needed, which is no parameter, or lines code,value; the"
+                f" columns are {', '.join(header)}"
+            )
+        column = header.index("value")
+        cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space, others))
+    else:
+        names = header if "code" in header and "value" in header else []
+        if not names and len(header) != 2:  # also where it is the only line, and looks like a header
+            raise HistoryError(f"{path}: line 1: a line is code,value, not {','.join(header) or 'empty'}")
+        codes = _columns(path, text, names or ["code", "value"], names)
+        cells = ((where, translated(code, f"{path}: {where}"), value) for where, code, value in codes if value)
+    for where, code, value in cells:
+        if not value:
+            continue  # the trial failed
+        try:
+            number = float(value)
+        except ValueError:
+            raise HistoryError(f"{path}: {where}: the value is {brief(value)}; a finite number is needed") from None
+        yield where, code, number
+
+
+def _codes_of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace) -> Iterator[Entry]:
+    """Configurations under the names of parameters, or bare codes: the column called code, or the first one."""
+    header = header_of(path, text)
+    if header[: len(COLUMNS)] == COLUMNS or any(name in header for name in space.names):
+        yield from configurations(path, text, space)
+        return
+    column, translated = header.index("code") if "code" in header else 0, Translated(bare, space)
+    for where, row in rows_of(text, header if "code" in header else ()):
+        yield where, translated(row[column] if column < len(row) else "", f"{path}: {where}"), None
+
+
+def _columns(path: Path, text: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """Place, code and value of each row."""
+    for where, row in rows_of(text, header):
+        if len(row) != len(names):
+            raise HistoryError(f"{path}: {where}: a line is {','.join(names)}, not {','.join(row)}")
+        yield where, row[names.index("code")], row[names.index("value")]
+
+
+class Translated:
+    """Codes of one space as codes of another, by parameter name and value."""
+
+    def __init__(self, theirs: SearchSpace, ours: SearchSpace, others: bool = False) -> None:
+        self._theirs = theirs
+        self._read = None if theirs is ours else ByValue(ours, others)
+
+    def __call__(self, code: object, where: str) -> object:
+        if self._read is None:
+            return code
+        return self._read.code(self._theirs.decode(checked_code(self._theirs, code, where)))
+
+
+def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterator[Entry]]:
+    if len(study.directions) > 1:
+        raise HistoryError(f"{name} has {len(study.directions)} objectives; a history has one")
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    entries = (
+        (
+            f"trial {trial.number}",
+            Unfit("it broke a limit") if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params),
+            trial.value,
+        )
+        for trial in trials
+    )
+    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize", entries

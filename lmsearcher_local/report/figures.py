@@ -1,0 +1,108 @@
+"""Pictures of a search: its curve, what its parameters matter, and how the model's confidence turned out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmsearcher_local.presets.drawing import new_figure, saved
+from lmsearcher_local.search.calibration import Bin
+from lmsearcher_local.study.results import Result
+from lmsearcher_local.system.plain import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FAR_OUT = 3.0  # interquartile ranges: values further out would flatten the rest of the picture
+
+
+def plot_search(result: Result, path: Path, title: str, label: str = "value", optimum: float | None = None) -> None:
+    """Draw the search curve as a PNG; see ``draw_search``."""
+    saved(draw_search(result, title, label, optimum), path, dpi=150)
+
+
+def draw_search(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
+    """The search curve; trials that failed or are far worse than most are marks at the edge."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(8, 4.5)
+    axes = figure.add_subplot()
+    last = max((trial.number for trial in result.trials), default=1)
+    sign = 1 if result.direction == "maximize" else -1
+    told = [(trial.number, trial.value) for trial in result.trials if trial.value is not None]
+    if result.random:
+        axes.axvspan(
+            0.5, result.trials[result.random - 1].number + 0.5, color="0.92", label="before the model is asked"
+        )
+    if optimum is not None:
+        axes.axhline(optimum, color="tab:green", linestyle="--", label=f"optimum {optimum:.6g}")
+    if told:
+        numbers, values = np.array(told).T
+        lower, upper = np.percentile(sign * values, [25, 75])
+        worst = sign * (lower - FAR_OUT * (upper - lower))
+        shown = sign * values >= sign * worst
+        axes.plot(numbers[shown], values[shown], "o", color="tab:blue", alpha=0.6, markersize=5, label="trial")
+        best = sign * np.maximum.accumulate(sign * values)
+        steps = [*numbers, last], [*best, best[-1]]
+        axes.step(*steps, where="post", color="tab:orange", label=f"best so far {best[-1]:.6g}")
+        if not shown.all():
+            axes.set_ylim(**{"bottom" if sign > 0 else "top": worst})
+            marks = {"marker": "v" if sign > 0 else "^", "color": "tab:blue", "alpha": 0.6, "linestyle": ""}
+            _at_edge(axes, numbers[~shown], sign, **marks, label="trial outside the picture")
+    failed = [trial.number for trial in result.trials if trial.value is None]
+    if failed:
+        _at_edge(axes, failed, sign, marker="x", color="tab:red", linestyle="", label="failed trial")
+    axes.set_xlim(0.5, last + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial")
+    axes.set_ylabel(label)
+    axes.set_title(fill(plain(title), 80), parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
+    return figure
+
+
+def _at_edge(axes: Any, numbers: Sequence[float], sign: int, **marks: Any) -> None:
+    """Marks at the edge of the picture where the worst values are."""
+    across = axes.get_xaxis_transform()  # x in trials, y from 0 at the lower edge to 1
+    axes.plot(numbers, [0.02 if sign > 0 else 0.98] * len(numbers), transform=across, **marks)
+
+
+def draw_importance(shares: Mapping[str, float]) -> "Figure":
+    """A bar per parameter, in the order given."""
+    figure = new_figure(8, 0.7 + 0.27 * len(shares))
+    axes = figure.add_subplot()
+    places = range(len(shares))
+    bars = axes.barh(places, list(shares.values()), color="tab:blue", alpha=0.75)
+    axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares.values()], padding=4, fontsize="small")
+    # Names are a user's text: a dollar sign is no mathematics, and a long one leaves room for the bars.
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name in map(plain, shares)]
+    axes.set_yticks(places, names, fontsize="small", parse_math=False)
+    axes.set(ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.12 * max(shares.values())), xticks=[])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def draw_calibration(bins: Sequence[Bin], points: Sequence[tuple[float, float]], complete: bool) -> "Figure":
+    """Left the shares of ``calibration.against_pools``, right the points of ``calibration.against_trials``."""
+    figure = new_figure(8, 3.8)
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="as sure as right")
+    if bins:
+        stated, best = [bin.stated for bin in bins], [bin.best for bin in bins]
+        away = [[bin.best - bin.low for bin in bins], [bin.high - bin.best for bin in bins]]
+        left.errorbar(stated, best, away, fmt="o", color="tab:blue", capsize=3, label="picks, 95 % interval")
+        left.plot(stated, [bin.guess for bin in bins], "_", color="tab:red", markersize=14, label="a guess")
+    left.set_title("best of its pool" if complete else "beaten by no known candidate of its pool", fontsize="medium")
+    left.set_ylabel("share of picks")
+    left.legend(fontsize="small")
+    right.plot(*np.array(points or np.empty((0, 2))).T, "o", color="tab:blue", alpha=0.5, markersize=5)
+    right.set_title("its place among all trials", fontsize="medium")
+    right.set_ylabel("share of trials that it beats")
+    for axes in (left, right):
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.04, 1.04), xlabel="probability that the model gave its pick")
+        axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,1 @@
+"""Ask and tell: one search, its Optuna sampler, large pools."""

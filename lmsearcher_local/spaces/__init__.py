@@ -1,0 +1,1 @@
+"""Design spaces: parameters, options, NCode, sampling, files of codes."""

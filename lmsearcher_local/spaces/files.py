@@ -1,0 +1,291 @@
+"""Text files of codes and configurations: reads CSV and pools of candidates, writes upstream's JSON."""
+
+import csv
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmsearcher_local.errors import HistoryError, SpaceError, brief
+from lmsearcher_local.spaces.space import Option, SearchSpace
+
+RESULTS = "historical_results.json"
+TABLE = "results.csv"
+COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
+AMBIGUOUS = -2  # in place of an option's index: a cell of a CSV may mean several
+
+
+class Unfit(NamedTuple):
+    """In place of the code of a configuration that a space does not offer: why not."""
+
+    reason: str
+
+
+class Candidates(NamedTuple):
+    """Codes of a pool, and one line about what was left out of it, empty where nothing was."""
+
+    codes: list[str]
+    note: str = ""
+
+
+def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
+    """Replace the file by the upstream JSON of these codes and values."""
+    trials = [  # what json.dumps(..., indent=1) makes, but ten times as fast: a search writes all after each trial
+        f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}\n }}'
+        for i, (code, value) in enumerate(values, 1)
+    ]
+    replaced(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")
+
+
+def replaced(path: Path, text: str) -> None:
+    """Replace the file by this text; a crash leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Not tempfile, whose files are the owner's alone: the umask says who may read it.
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def read_pool(path: Path, space: SearchSpace) -> Candidates:
+    """Candidate codes: of a CSV whose header names every parameter, in any order, the configurations; else the first
+    column, or one code a line. Of a search's ``results.csv``, configurations that the space does not offer are left
+    out, and several trials of one configuration are one candidate.
+
+    Raises:
+        SpaceError: the file is missing or empty, a column is missing, or a candidate is foreign or listed twice.
+    """
+    text = text_of(path, SpaceError)
+    pool: dict[str, None] = {}
+    unfit: list[str] = []
+    try:
+        ours = header_of(path, text)[: len(COLUMNS)] == COLUMNS
+        for where, code in _candidates(path, text, space, ours):
+            if isinstance(code, Unfit):
+                if not ours:
+                    raise SpaceError(f"{path}: {where}: {code.reason}")
+                unfit.append(f"{where}: {code.reason}")
+            elif code in pool and not ours:
+                raise SpaceError(f"{path}: {where}: {code} is listed twice")
+            else:
+                pool[code] = None
+    except csv.Error as error:
+        raise SpaceError(f"{path} is no CSV: {error}") from error
+    if not pool and unfit:
+        raise SpaceError(f"{path} holds no candidate of this space; {unfit[0]}")
+    if not pool:
+        raise SpaceError(f"{path} holds no candidate; write one code a line, or a CSV with a column per parameter")
+    return Candidates(list(pool), omission(path, unfit, "candidate"))
+
+
+def omission(source: object, unfit: Sequence[str], noun: str) -> str:
+    """One line about what was left out and why the first was; empty where nothing was."""
+    if not unfit:
+        return ""
+    if len(unfit) == 1:
+        return f"{source}: 1 {noun} is left out, because this space does not offer it: {unfit[0]}"
+    count = f"{len(unfit):,} {noun}s"
+    return f"{source}: {count} are left out, because this space does not offer them; the first: {unfit[0]}"
+
+
+def _candidates(path: Path, text: str, space: SearchSpace, ours: bool) -> Iterator[tuple[str, str | Unfit]]:
+    header = header_of(path, text)
+    missing = [name for name in space.names if name not in header]
+    if not ours and (len(missing) == len(space.names) or (missing and header[0] == "code")):
+        for where, row in rows_of(text):
+            yield where, checked_code(space, row[0], f"{path}: {where}")
+        return
+    for where, code, _ in configurations(path, text, space):
+        yield where, code
+
+
+def configurations(
+    path: Path, text: str, space: SearchSpace, others: bool = False
+) -> Iterator[tuple[str, str | Unfit, list[str]]]:
+    """Place, code and row of each configuration under a header that names the parameters.
+
+    Args:
+        others: whether a search's results may have other parameters, too, which are ignored.
+
+    Raises:
+        SpaceError: a parameter has no column, a search's results have a column too many, or a row another length.
+    """
+    header = header_of(path, text)
+    columns = {name: column for column, name in enumerate(header)}
+    ours = header[: len(COLUMNS)] == COLUMNS
+    if ours:  # those of parameters with these names are called otherwise there
+        parameters = parameter_names(header[len(COLUMNS) :])
+        columns = {name: column for column, name in enumerate(parameters, len(COLUMNS))}
+        for name in parameters:
+            if name not in space.names and not others:
+                raise SpaceError(f"{path}: line 1: this space has no parameter {name}; it has {', '.join(space.names)}")
+    for name in space.names:
+        if name not in columns:
+            raise SpaceError(f"{path}: line 1: there is no column {name}; the columns are {', '.join(header)}")
+    spellings = [_spellings(options) for options in space.options]
+    for where, row in rows_of(text, header):
+        if len(row) != len(header):
+            raise SpaceError(f"{path}: {where}: {len(row)} cells under {len(header)} column names")
+        cells = [row[columns[name]] for name in space.names]
+        yield where, _code_of_cells(space, cells, spellings, bits=not ours), row
+
+
+def parameter_names(columns: Iterable[str]) -> list[str]:
+    """The parameters that columns of a search's results stand for."""
+    ours = {f"parameter {name}": name for name in COLUMNS}
+    return [ours.get(column, column) for column in columns]
+
+
+def _code_of_cells(
+    space: SearchSpace, cells: Sequence[str], spellings: list[dict[str, int]], bits: bool
+) -> str | Unfit:
+    indices = []
+    for name, options, cell, known in zip(space.names, space.options, cells, spellings, strict=True):
+        index = known.get(cell)
+        if index is None:
+            index = known[cell] = _numeric(options, cell, bits)
+        if index == AMBIGUOUS:
+            return Unfit(f"{name} has several options that are written {brief(cell)}")
+        if index < 0:
+            return Unfit(f"{name} has no option {brief(cell)}; allowed: {', '.join(map(repr, options))}")
+        indices.append(index)
+    return accepted(space, space.code(indices))
+
+
+def _spellings(options: Sequence[Option]) -> dict[str, int]:
+    """The index of each option by how Python, JSON and spreadsheets write it."""
+    found: dict[str, int] = {}
+    for i, option in enumerate(options):
+        text = "" if option is None else str(option).strip()
+        found[text] = AMBIGUOUS if text in found else i
+    for i, option in enumerate(options):
+        others = ("None", "null") if option is None else (json.dumps(option), str(option).upper())
+        for text in others if option is None or isinstance(option, bool) else ():
+            found.setdefault(text, i)
+    return found
+
+
+def _numeric(options: Sequence[Option], cell: str, bits: bool) -> int:
+    """The index of the number that a cell spells in another way (1e-3, 4.0), with ``bits`` also of a boolean that is
+    written as 0 or 1; -1 where there is none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return -1
+    numbers = (i for i, option in enumerate(options) if _is_number(option) and option == value)
+    booleans = (i for i, option in enumerate(options) if isinstance(option, bool) and option == value)
+    return next(numbers, next(booleans, -1) if bits else -1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class ByValue:
+    """Codes of a space for configurations from elsewhere, read by name and value. Numbers are equal whether whole or
+    not; text, numbers, booleans and null differ from each other.
+
+    Args:
+        others: whether configurations may name other parameters, too, which are ignored.
+    """
+
+    def __init__(self, space: SearchSpace, others: bool = False) -> None:
+        self._space = space
+        self._others = others
+        self._indices: list[dict[Any, int]] = []
+        for options in space.options:
+            exact: dict[Any, int] = {(type(option), option): i for i, option in enumerate(options)}
+            for i, option in enumerate(options):
+                if _is_number(option):
+                    exact.setdefault(option, i)
+            self._indices.append(exact)
+
+    def code(self, configuration: Mapping[str, object]) -> str | Unfit:
+        """The code of a configuration that names exactly the parameters of the space, or why it has none."""
+        space, indices, names = self._space, [], set(configuration)
+        if names != set(self._space.names) and not (self._others and names >= set(self._space.names)):
+            got = ", ".join(map(str, configuration)) or "none"
+            return Unfit(f"a configuration names exactly {', '.join(space.names)}; got {got}")
+        for name, options, known in zip(space.names, space.options, self._indices, strict=True):
+            value, index = configuration[name], None
+            if isinstance(value, Option):
+                index = known.get((type(value), value), known.get(value) if _is_number(value) else None)
+            if index is None:
+                return Unfit(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
+            indices.append(index)
+        return accepted(space, space.code(indices))
+
+
+def accepted(space: SearchSpace, code: str) -> str | Unfit:
+    """The code, where the space's predicate accepts it."""
+    try:
+        space.decode(code)
+    except SpaceError as error:
+        if error.__cause__ is not None:  # the predicate itself failed
+            raise
+        return Unfit(str(error))
+    return code
+
+
+def rows_of(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Rows that are not empty, each with its place for messages; without the header, or what looks like one."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    for number, cells in enumerate(reader, 1):
+        row = [cell.strip() for cell in cells]
+        blank = row in ([], [""]) if header else not any(row)  # under a header, empty cells may be options
+        if blank or (number == 1 and (header or row[0].isidentifier())):
+            continue
+        yield f"line {reader.line_num}", row
+
+
+def header_of(path: Path, text: str) -> list[str]:
+    """The cells of the first line.
+
+    Raises:
+        HistoryError: one of its names stands twice.
+    """
+    header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline="")), [])]
+    for name in header:
+        if name.isidentifier() and header.count(name) > 1:
+            raise HistoryError(f"{path}: line 1: the column {name} stands twice")
+    return header
+
+
+def text_of(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
+    """The file's text, without a byte order mark.
+
+    Raises:
+        HistoryError, SpaceError: whichever is given, where it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise failure(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise failure(f"{path} is no text file in UTF-8") from error
+
+
+def checked_code(space: SearchSpace, code: object, where: str) -> str:
+    """The code, where it is one of the space.
+
+    Raises:
+        SpaceError: it is not.
+    """
+    if not isinstance(code, str):
+        raise SpaceError(f"{where}: a code is text, not {brief(code)}")
+    try:
+        space.decode(code)
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    return code

@@ -1,0 +1,154 @@
+"""Where trials are evaluated: in this process, in processes of this machine, on a Dask or a Ray cluster."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from lmsearcher_local.errors import ObjectiveError, SearchStopped, StudyError
+from lmsearcher_local.spaces.space import Configuration
+from lmsearcher_local.study.objectives.base import Objective, ObjectiveFailed, WorkerLost, checked, describe_error
+from lmsearcher_local.study.objectives.call import forks_end_here
+
+CONNECTING = 20  # seconds to wait for a cluster
+# What Dask and Ray raise after a task's worker died once too often, by name: neither need be installed.
+DEATHS = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+
+
+class Outcome(NamedTuple):
+    """What came of an evaluation: a value, or the reason why there is none.
+
+    ``lost``: its process died, try again. ``stops``: nothing can be evaluated, the search ends.
+    """
+
+    value: float | None
+    reason: str = ""
+    lost: bool = False
+    stops: bool = False
+
+
+def evaluate(objective: Objective, code: str, configuration: Configuration) -> Outcome:
+    """Evaluate one configuration, here or wherever an executor runs this."""
+    try:
+        with forks_end_here():
+            value: object = objective(code, configuration)
+        return Outcome(checked(value))
+    except WorkerLost as error:
+        return Outcome(None, str(error), lost=True)
+    except ObjectiveFailed as error:
+        return Outcome(None, str(error))
+    except ObjectiveError as error:
+        return Outcome(None, str(error), stops=True)
+    except (Exception, SystemExit) as error:
+        return Outcome(None, describe_error(error))
+
+
+def outcome(future: "Future[Outcome]") -> Outcome:
+    """What came of a future that is done.
+
+    Raises:
+        SearchStopped: the executor could not evaluate anything, or the objective cannot be called.
+    """
+    try:
+        found = future.result()
+    except Exception as error:  # whatever an executor raises
+        reason = describe_error(error)
+        if type(error).__name__ in DEATHS:
+            return Outcome(None, f"its worker died ({reason})")
+        state = "is broken" if isinstance(error, BrokenExecutor) else "cannot run the objective"
+        raise SearchStopped(f"the executor {state}: {reason}; mend it, then resume the study") from error
+    if found.stops:
+        raise SearchStopped(f"{found.reason}; mend it, then resume the study")
+    return found
+
+
+def submitted(executor: Executor, objective: Objective, code: str, configuration: Configuration) -> "Future[Outcome]":
+    """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do.
+
+    Raises:
+        ObjectiveError: the objective cannot be sent to the workers.
+    """
+    try:
+        return executor.submit(evaluate, objective, code, configuration)
+    except BrokenExecutor as error:
+        broken: Future[Outcome] = Future()
+        broken.set_exception(error)
+        return broken
+    except Exception as error:
+        reason = describe_error(error)
+        raise ObjectiveError(f"the executor does not take {objective.name}: {reason}") from error
+
+
+class Inline(Executor):
+    """Evaluates at once, in the thread that submits."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """A future that is done."""
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+class RayExecutor(Executor):
+    """Tasks of the Ray cluster that this process is connected to; one whose worker dies runs once more."""
+
+    def __init__(self) -> None:
+        self._remote = import_module("ray").remote(max_retries=1)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """The future of a task."""
+        future: Future[Any] = self._remote(function).remote(*args, **kwargs).future()
+        return future
+
+
+@contextmanager
+def _dask(distributed: Any, address: str) -> Iterator[tuple[Executor, int]]:
+    try:
+        client = distributed.Client(address, timeout=CONNECTING, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise StudyError(f"no Dask scheduler answers at {address}: {' '.join(str(error).split())}") from error
+    with client:
+        yield client.get_executor(pure=False), sum(client.nthreads().values())
+
+
+@contextmanager
+def _ray(ray: Any, address: str) -> Iterator[tuple[Executor, int]]:
+    try:
+        ray.init(address, log_to_driver=False, logging_level="WARNING")
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+        raise StudyError(f"no Ray cluster answers at {address}: {' '.join(str(error).split())}") from error
+    try:
+        yield RayExecutor(), int(ray.cluster_resources().get("CPU", 0))
+    finally:
+        ray.shutdown()
+
+
+class Cluster(NamedTuple):
+    """The package that a kind of cluster needs, and what connects to an address with it."""
+
+    package: str
+    connect: Callable[[Any, str], AbstractContextManager[tuple[Executor, int]]]
+
+
+CLUSTERS = {"dask": Cluster("distributed", _dask), "ray": Cluster("ray", _ray)}
+
+
+@contextmanager
+def connected(spec: str) -> Iterator[tuple[Executor, int]]:
+    """The executor that ``dask:ADDRESS`` or ``ray:ADDRESS`` names, and how many trials its cluster evaluates at once.
+
+    Raises:
+        StudyError: no such executor, its package is not installed, or the cluster does not answer or has no workers.
+    """
+    kind, _, address = spec.partition(":")
+    if kind not in CLUSTERS or not address:
+        raise StudyError(f"an executor is written {' or '.join(f'{name}:ADDRESS' for name in CLUSTERS)}, not {spec!r}")
+    try:
+        package = import_module(CLUSTERS[kind].package)
+    except ImportError as error:
+        raise StudyError(f"--executor {kind} needs a package: pip install 'lmsearcher-local[{kind}]'") from error
+    with CLUSTERS[kind].connect(package, address) as (executor, slots):
+        if not slots:
+            raise StudyError(f"the {kind} cluster at {address} has no workers yet; start some first")
+        yield executor, slots

@@ -1,0 +1,95 @@
+"""What an objective is, and what counts as its score.
+
+An evaluation either returns a finite number or raises ``ObjectiveFailed`` with the reason; a failed one costs its own
+trial only. Evaluation processes import this module, so it imports as little as can be.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lmsearcher_local.errors import LMSearcherError
+
+if TYPE_CHECKING:
+    from lmsearcher_local.spaces.space import Configuration
+
+Function = Callable[["Configuration"], Any]  # what it returns is a number; see ``checked``
+
+OUT = "LMSEARCHER_OUT"  # environment variable of an evaluation: the absolute output folder of its search
+NO_NUMBERS = ("bool", "complex", "datetime", "timedelta", "<U", "|S")  # data types that float() takes all the same
+
+
+class ObjectiveFailed(LMSearcherError, RuntimeError):
+    """One evaluation gave no score; its message is the reason."""
+
+
+class WorkerLost(ObjectiveFailed):
+    """The process of an evaluation died before it answered, which may not be the configuration's fault."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Something to optimise. ``name`` is kept with the study, so that a resume continues the same thing.
+
+    It is called in the searching process, by threads where there are several workers; on a cluster each worker has a
+    copy, made by pickle. What it raises fails its trial, but an ``ObjectiveError`` ends the search.
+    """
+
+    name: str
+
+    def __call__(self, code: str, configuration: "Configuration") -> float:
+        """The score, a finite number. The configuration is the callee's own.
+
+        Raises:
+            ObjectiveFailed: there is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what the objective keeps running; it may be called again."""
+        ...
+
+
+class ProcessObjective:
+    """Base of objectives that run in processes of this machine; a study sets its attributes before the first call.
+
+    ``out`` is the absolute output folder, or none. With ``shared`` a process ends with its trial and leaves nothing on
+    the card, which the model then uses.
+    """
+
+    out: str | None = None
+    shared: bool = False
+
+    def start(self) -> None:
+        """Start a process for the first trial, where one can be."""
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """That of an evaluation: this process's, ``LMSEARCHER_OUT`` and the variables given."""
+        own = {} if self.out is None else {OUT: self.out}
+        return {**os.environ, **own, **variables}
+
+
+def checked(value: object) -> float:
+    """The score as a float: whatever counts as a number, also a tensor or an array that holds one.
+
+    Raises:
+        ObjectiveFailed: it is not a finite number.
+    """
+    kind = str(getattr(value, "dtype", ""))
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or any(name in kind for name in NO_NUMBERS):
+        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}, which is no number")
+    try:
+        score = float(value)
+    except OverflowError:
+        score = math.inf
+    except Exception as error:  # of an array of several, for example
+        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}, which is no number") from error
+    if not math.isfinite(score):
+        raise ObjectiveFailed(f"the objective returned {score}; a finite number is needed")
+    return score
+
+
+def describe_error(error: BaseException) -> str:
+    """The error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

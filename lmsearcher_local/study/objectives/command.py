@@ -1,0 +1,83 @@
+"""A shell command as an objective."""
+
+import json
+import os
+import subprocess
+import tempfile
+from typing import IO
+
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.base import ObjectiveFailed, ProcessObjective, checked, describe_error
+from lmsearcher_local.study.objectives.processes import kill_tree
+from lmsearcher_local.study.objectives.template import Template
+
+OUTPUT_BYTES = 65536  # read from the end of what a command printed
+
+
+class CommandObjective(ProcessObjective):
+    """A shell command, or a program and its arguments as a JSON list; the last line that it prints and that is not
+    empty is the score.
+
+    ``{name}`` becomes the option of that parameter and ``{ncode}`` the code, as one word (see ``Template``). The
+    command also finds the configuration as JSON in ``LMSEARCHER_CONFIG`` and the code in ``LMSEARCHER_NCODE``. An exit
+    status other than 0 is a failure.
+
+    Raises:
+        ObjectiveError: the command is empty, names a parameter that the space does not have, or has it within quotes.
+    """
+
+    def __init__(self, command: str, space: SearchSpace, timeout: float | None = None) -> None:
+        self.name = f"command {command}"
+        self._timeout = timeout
+        self._folder = os.getcwd()
+        self._running: list[int] = []
+        self._template = Template(command, ("ncode", *space.names))
+
+    def __call__(self, code: str, configuration: Configuration) -> float:
+        command = self._template.command({"ncode": code, **configuration})
+        variables = {"LMSEARCHER_CONFIG": json.dumps(configuration), "LMSEARCHER_NCODE": code}
+        # Files, not pipes: the reader of a pipe waits for every process that the command left behind.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    shell=isinstance(command, str),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=errors,
+                    env=self.environment(**variables),
+                    cwd=self._folder if os.path.isdir(self._folder) else None,  # another machine may not have it
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:  # no such program, an option too long or with a zero byte
+                raise ObjectiveFailed(f"the command cannot start: {describe_error(error)}") from error
+            self._running.append(process.pid)
+            try:
+                status = process.wait(self._timeout)
+            except BaseException as error:
+                kill_tree(process.pid)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise ObjectiveFailed(f"not done after {self._timeout:g} s") from None
+                raise
+            finally:
+                self._running.remove(process.pid)
+            if status != 0:
+                raise ObjectiveFailed(f"exit status {status}: {_last_line(errors) or 'nothing on stderr'}")
+            line = _last_line(output)
+        if not line:
+            raise ObjectiveFailed("the command printed nothing; its last line is the score")
+        try:
+            return checked(float(line))
+        except ValueError:
+            raise ObjectiveFailed(f"the last line is no number: {line[:200]!r}") from None
+
+    def close(self) -> None:
+        for pid in [*self._running]:
+            kill_tree(pid)
+
+
+def _last_line(stream: IO[bytes]) -> str:
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+    lines = stream.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

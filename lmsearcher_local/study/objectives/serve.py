@@ -1,0 +1,61 @@
+"""The process of a function objective: ``worker.py`` starts it.
+
+It is a plain process with the folder, the environment, the import path and the arguments of the searching one. Unlike
+a spawned process of multiprocessing it does not import the main module again, which a notebook or ``python -c`` has not
+and which a script without a main guard would run a second time.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from lmsearcher_local.errors import ObjectiveError
+from lmsearcher_local.study.objectives.base import Function, ObjectiveFailed, describe_error
+from lmsearcher_local.study.objectives.call import evaluate_function, flush_output, load_function
+
+if TYPE_CHECKING:
+    from lmsearcher_local.spaces.space import Configuration
+
+WATCH = 1.0  # seconds between two looks whether the searching process lives
+
+
+def serve() -> None:
+    """Import the function, then answer each configuration with a score or the reason why there is none."""
+    parent = os.getppid()
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    connection = Connection(int(sys.argv[1]))
+    os.set_inheritable(connection.fileno(), False)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the searching process has ended
+        function, sys.path[:], sys.argv[:] = connection.recv()
+        try:
+            call = load_function(function) if isinstance(function, str) else pickle.loads(function)
+        except BaseException as error:
+            connection.send((None, str(error) if isinstance(error, ObjectiveError) else describe_error(error)))
+            return
+        connection.send((None, None))
+        while True:
+            connection.send(_evaluated(call, connection.recv()))
+
+
+def _evaluated(function: Function, configuration: "Configuration") -> tuple[float | None, str | None]:
+    try:
+        return evaluate_function(function, configuration), None
+    except ObjectiveFailed as error:
+        return None, str(error)
+    except KeyboardInterrupt as error:  # the function's own: Ctrl-C does not come here
+        return None, describe_error(error)
+    finally:
+        flush_output()
+
+
+def _watch(parent: int) -> None:
+    """End the process and its group as soon as the searching process has died."""
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,71 @@
+"""The files of a search: results.csv has a line more after each trial, historical_results.json is written at intervals.
+
+Both are made whole when a search starts and when it ends, but for a ``kill -9``; the storage knows what they lack then.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from lmsearcher_local.spaces.files import RESULTS, TABLE, replaced, write_history
+from lmsearcher_local.study.results import Result, table_of, text_of
+
+SHARE = 20  # between two writings of the JSON lies so many times what one takes
+
+
+class Outputs:
+    """The files in a folder, which hold what the last result has that was given to any of these methods."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: Result | None = None
+        self._ordered = True  # trials of several workers end in any order, and are lines in that order
+        self._pending = False  # the JSON lacks a trial
+        self._due = 0.0  # when the JSON is next written
+
+    def write(self, result: Result) -> None:
+        """Write both anew, the trials in order of their numbers."""
+        replaced(self._folder / TABLE, text_of(result))
+        self._ordered, self._last = True, result
+        self._write_history(result)
+
+    def add(self, result: Result) -> None:
+        """Write what has ended since the last result."""
+        lines = table_of(result.space, result.latest).encode()
+        try:
+            _append(self._folder / TABLE, lines)
+        except FileNotFoundError:  # somebody took it away
+            return self.write(result)
+        self._ordered = self._ordered and result.trials[len(result.trials) - len(result.latest) :] == result.latest
+        self._last, self._pending = result, True
+        if time.monotonic() >= self._due:
+            self._write_history(result)
+
+    def close(self, result: Result) -> None:
+        """Write what the last result, which this is, has more, if anything."""
+        if result is not self._last or not self._ordered:
+            self.write(result)
+        elif self._pending:
+            self._write_history(result)
+
+    def _write_history(self, result: Result) -> None:
+        started = time.monotonic()
+        values = [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
+        write_history(self._folder / RESULTS, values)
+        ended = time.monotonic()
+        self._pending, self._due = False, ended + SHARE * (ended - started)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Add whole lines to a file, or none."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            while lines:
+                lines = lines[os.write(handle, lines) :]
+        except OSError:  # no room
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)

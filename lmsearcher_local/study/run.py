@@ -1,0 +1,370 @@
+"""Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lmsearcher_local.candidates.earlier import Earlier
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
+from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.model.sharing import Gpu, shares
+from lmsearcher_local.records.storage import JOURNAL, absolute_url, shown
+from lmsearcher_local.records.trials import Reader
+from lmsearcher_local.search.calibration import RANKING, Choice
+from lmsearcher_local.search.optuna_sampler import ENQUEUED, KILLED, LMSearcherSampler
+from lmsearcher_local.spaces.distributions import distributions
+from lmsearcher_local.spaces.files import RESULTS, TABLE
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.evaluations import Evaluations, are_here
+from lmsearcher_local.study.objectives.base import Function, Objective, ProcessObjective
+from lmsearcher_local.study.objectives.function import FunctionObjective
+from lmsearcher_local.study.objectives.processes import end_leftovers
+from lmsearcher_local.study.opening import check_free, claim, created, describe, existing, locked, release
+from lmsearcher_local.study.outputs import Outputs
+from lmsearcher_local.study.plan import Plan, Values
+from lmsearcher_local.study.results import OURS, REASON, WARM, Result, Tally, code_of
+from lmsearcher_local.system.provenance import provenance
+
+RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
+
+
+class Search:
+    """A study that is open, checked and locked; nothing is written to it before ``run``. See ``open_search``."""
+
+    def __init__(
+        self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool = False
+    ) -> None:
+        self._plan = plan
+        self._place = shown(storage) if storage else str(out)  # as the user wrote it
+        self._out = out.resolve()  # foreign code may change the working folder
+        self._storage = storage
+        self._study = study
+        self._shared = shared  # the folder's lock does not keep others out of the study
+        self._claimed: optuna.Study | None = None
+        self._outputs = Outputs(self._out)
+        self._kept: Result | None = None
+
+    def prepare(self, objective: Objective, *, here: bool = True) -> None:
+        """Say where the search is and, where evaluations run here, start a process for them.
+
+        Called before a model is loaded, it tells at once what cannot be imported.
+
+        Raises:
+            ObjectiveError: a function cannot be imported.
+        """
+        if isinstance(objective, ProcessObjective):
+            objective.out = str(self._out)
+            if here:
+                objective.start()
+
+    def run(
+        self,
+        objective: Objective,
+        ranker: Ranker,
+        trials: int,
+        on_trial: Callable[[Result], None] | None = None,
+        *,
+        executor: Executor | None = None,
+        workers: int = 1,
+        gpu: Gpu | None = None,
+    ) -> Result:
+        """Search until ``trials`` configurations are evaluated, those of earlier runs included.
+
+        Whenever workers are free, configurations for all of them are asked in one engine call. Those under way count
+        with the value that ``surrogate.believed`` imputes. A trial whose process dies is tried once more.
+
+        Args:
+            on_trial: called with the result so far at the start and after every trial.
+            executor: where to evaluate; by default this process for one worker, threads of it for several. The study
+                does not shut it down.
+            workers: trials under way at once.
+            gpu: whether the model leaves the card while an objective runs ("shared") or stays there ("kept"). By
+                default it leaves where its engine can and evaluations run on this machine and are not looked up in a
+                table. Then the next configurations are asked when all trials under way have ended.
+
+        Raises:
+            PromptError: the space does not fit the checkpoint.
+            ObjectiveError: the executor does not take the objective.
+            SearchStopped: the executor cannot go on, the function cannot be imported any more, or there is no space
+                left to write. The study can be resumed.
+            EngineError: the model cannot answer. The study can be resumed.
+        """
+        try:
+            return self._run(objective, ranker, trials, on_trial, executor, workers, gpu)
+        except (OSError, StorageInternalError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                raise
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise SearchStopped(
+                f"cannot write to {self._place} ({reason}); what was told is kept: make room, then --resume goes on"
+            ) from error
+
+    def _run(
+        self,
+        objective: Objective,
+        ranker: Ranker,
+        trials: int,
+        on_trial: Callable[[Result], None] | None,
+        executor: Executor | None,
+        workers: int,
+        gpu: Gpu | None,
+    ) -> Result:
+        plan = self._plan
+        shared = shares(gpu, ranker.engine, useful=are_here(objective, executor))
+        self.prepare(objective, here=False)
+        if isinstance(objective, ProcessObjective):
+            objective.shared = shared
+        sampler = LMSearcherSampler(
+            ranker,
+            space=plan.space,
+            seed=plan.seed,
+            policy=plan.policy,
+            pool_size=plan.pool_size,
+            earlier=plan.earlier,
+            first=plan.first,
+        )  # before the study exists: it may refuse
+        study = self._started()
+        tally, waiting = Tally(study, plan.space, plan.direction), Reader(study)
+        result = tally.update()
+        self._keep(result, on_trial)
+        runs, counts = [*study.user_attrs.get(RUNS, [])], _counts(ranker)
+        begun = result.evaluated < trials
+        if begun:
+            run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, "workers": workers}
+            run["noise"] = ranker.engine.noise
+            runs.append({**run, **provenance()})
+            study.set_user_attr(RUNS, runs)  # now, because a kill may end it
+        evaluations = Evaluations(objective, plan.space, ranker, executor, workers, shared)
+        try:
+            ended: NothingToPropose | None = None
+            while True:
+                if evaluations.blocking:
+                    self._keep(result, on_trial)
+                free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
+                for trial in _queued(waiting, plan.space, free) if free > 0 else ():
+                    evaluations.submit(trial)
+                    free -= 1
+                if free > 0 and not ended:
+                    try:
+                        proposals = sampler.propose(study, free)
+                    except NothingToPropose as error:
+                        proposals, ended = [], error
+                    for trial in _begin(study, plan.space, proposals):
+                        evaluations.submit(trial)
+                self._keep(result, on_trial)  # no worker waits for the files
+                if not evaluations.under_way:
+                    self._outputs.close(result)
+                    return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
+                try:
+                    for trial, found in evaluations.ended():
+                        if found.value is None:
+                            _fail(study, trial, REASON, found.reason)
+                        else:
+                            _end(study, trial, found.value)
+                except LMSearcherError:
+                    self._keep(tally.update(), on_trial)
+                    raise
+                result = tally.update()
+        except BaseException:
+            with suppress(OSError, StorageInternalError):  # the error says what happened, and the storage knows more
+                self._outputs.close(tally.update())
+            raise
+        finally:
+            evaluations.close()
+            if begun:
+                runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
+                runs[-1]["drift"] = ranker.drift
+                with suppress(OSError, StorageInternalError):  # that there is no space has been said
+                    study.set_user_attr(RUNS, runs)
+
+    def _started(self) -> optuna.Study:
+        plan = self._plan
+        _repair(self._out)
+        study = self._study or created(self._out, plan, self._storage)
+        if self._shared:
+            claim(study, self._storage)
+            self._claimed = study
+        describe(study, self._out, plan, self._storage)
+        _end_running(study)
+        given = sum(WARM in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+        for code, value in plan.warm_start[given:]:
+            params, kinds = plan.space.decode(code), distributions(plan.space)
+            study.add_trial(create_trial(params=params, distributions=kinds, value=value, user_attrs={WARM: True}))
+        return study
+
+    def release(self) -> None:
+        """Let other processes search in the study."""
+        if self._claimed is not None:
+            release(self._claimed)
+
+    def _keep(self, result: Result, on_trial: Callable[[Result], None] | None) -> None:
+        """Write into the files and show the result, once."""
+        if result is self._kept:
+            return
+        (self._outputs.write if self._kept is None else self._outputs.add)(result)
+        self._kept = result
+        if on_trial is not None:
+            on_trial(result)
+
+
+@contextmanager
+def open_search(out: Path, plan: Plan, *, storage: str | None = None, resume: bool = False) -> Iterator[Search]:
+    """Lock the output folder and make sure that the search can start or go on there, before a model is loaded.
+
+    One process searches in a folder at a time. A study that a kill left behind goes on where it was: the trial under
+    way is run again.
+
+    Args:
+        storage: an Optuna storage URL, where the study is called after the output folder, with a hash of its absolute
+            path; by default a journal file in the output folder.
+        resume: continue the study that is there, if any.
+
+    Raises:
+        StudyError: the folder is in use, or holds a study that ``resume`` does not continue or that has another plan.
+    """
+    distributions(plan.space)  # refuses a space that the storage cannot keep
+    storage = storage and absolute_url(storage)
+    with locked(out) as alone:
+        study, shared = existing(out, plan, storage, resume), storage is not None or not alone
+        if study is not None and shared:
+            check_free(study, storage)
+        if left := end_leftovers(str(out.resolve())):
+            logging.getLogger(__name__).warning("ended %d processes that an earlier run had left evaluating", left)
+        search = Search(plan, out, storage, study, shared)
+        try:
+            yield search
+        finally:
+            search.release()
+
+
+def run(
+    objective: Objective | Function,
+    space: SearchSpace,
+    ranker: Ranker,
+    *,
+    out: str | Path,
+    trials: int = 100,
+    direction: Direction = "maximize",
+    seed: int = 0,
+    policy: str = "surrogate",
+    pool_size: int = 10,
+    checkpoint: str = "",
+    storage: str | None = None,
+    resume: bool = False,
+    warm_start: Values = (),
+    earlier: Sequence[Earlier] = (),
+    first: Sequence[str] = (),
+    on_trial: Callable[[Result], None] | None = None,
+    executor: Executor | None = None,
+    workers: int = 1,
+    gpu: Gpu | None = None,
+) -> Result:
+    """Search a space for the best value of a function or of an ``Objective``; see ``open_search`` and ``Search.run``.
+
+    A function is evaluated in a process of its own, see ``FunctionObjective``; an ``Objective`` is called as it is.
+
+    Args:
+        checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
+        warm_start: codes and values known before.
+        earlier: searches to learn from, as ``earlier_runs.read_earlier`` reads them.
+        first: codes to evaluate before all others, in this order.
+    """
+    goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
+    plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start, earlier, first)
+    with closing(goal), open_search(Path(out), plan, storage=storage, resume=resume) as search:
+        search.prepare(goal, here=executor is None)
+        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)
+
+
+def _begin(
+    study: optuna.Study, space: SearchSpace, proposals: Sequence[tuple[Configuration, Choice | None]]
+) -> list[FrozenTrial]:
+    """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
+    kinds = distributions(space)
+    begun: list[FrozenTrial] = []
+    for configuration, choice in proposals:
+        trial = create_trial(
+            state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
+        )
+        # Not study.add_trial: in a storage that others share, the last trial of the study may be theirs.
+        number = study._storage.create_new_trial(study._study_id, template_trial=trial)
+        begun.append(study._storage.get_trial(number))
+    return begun
+
+
+def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
+    """Up to ``n`` trials that somebody enqueued, in a dashboard for example, running from now on. Those that do not say
+    the whole configuration are left to who enqueued them."""
+    storage, kinds = reader.study._storage, distributions(space)
+    begun: list[FrozenTrial] = []
+    for trial in reader.read():
+        if trial.state != TrialState.WAITING:
+            continue
+        code = code_of(trial.system_attrs.get(ENQUEUED, {}), space)
+        if code is None or len(begun) == n:
+            continue
+        if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            continue  # somebody else was quicker
+        storage.set_trial_user_attr(trial._trial_id, OURS, True)
+        for name, option in space.decode(code).items():
+            storage.set_trial_param(trial._trial_id, name, kinds[name].to_internal_repr(option), kinds[name])
+        begun.append(storage.get_trial(trial._trial_id))
+    return begun
+
+
+def _described(choice: Choice | None) -> dict[str, Any]:
+    if choice is None:
+        return {OURS: True}
+    belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}
+    return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief}}
+
+
+def _counts(ranker: Ranker) -> dict[str, int]:
+    """Questions repeated, and the engine's tokens where it counts them."""
+    names = ("prompt_tokens", "computed_tokens")
+    tokens = {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
+    return {"repeated": ranker.repeated, **tokens}
+
+
+def _repair(out: Path) -> None:
+    """Take away what a kill left behind: a half line of the journal, the lock of its writer, results half written.
+
+    Only the process that holds the output folder's lock writes there.
+    """
+    for pattern in (f"{JOURNAL}.lock*", f".{RESULTS}.*", f".{TABLE}.*"):
+        for leftover in out.glob(pattern):
+            leftover.unlink(missing_ok=True)
+    journal = out / JOURNAL
+    if journal.exists():
+        with journal.open("rb+") as stream:
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+
+
+def _end_running(study: optuna.Study) -> None:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if OURS in trial.user_attrs:
+            if ENQUEUED in trial.system_attrs:
+                study.enqueue_trial(trial.system_attrs[ENQUEUED])
+            _fail(study, trial, KILLED, True)
+
+
+def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
+    study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+    _end(study, trial, None)
+
+
+def _end(study: optuna.Study, trial: FrozenTrial, value: float | None) -> None:
+    """Store that a trial ended; not by Study.tell, which in a database looks through all trials for its number."""
+    state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
