@@ -21,6 +21,7 @@ from lmsearcher_local.report.page import page_of
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import INITIAL, Searcher
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.plan import Plan
 from lmsearcher_local.study.run import run
 from lmsearcher_local.study.schema import choice_of
 
@@ -149,6 +150,27 @@ def test_an_optuna_study_learns_from_others(fixed: bool) -> None:
     new.optimize(objective, n_trials=4)
     early = [trial.value for trial in new.trials[int(not fixed) :]]  # what no trial has shown is random
     assert min(value for value in early if value is not None) <= 1.5
+
+
+def test_what_a_sampler_cannot_learn_from_is_refused_at_once(old: Path) -> None:
+    several, one = optuna.create_study(directions=["minimize", "maximize"]), stored_study(old)
+    for earlier, reason in (
+        ([several], "has 2 objectives"),
+        ([one] * 51, "51 earlier searches were given; at most 50"),
+    ):
+        for space in (SPACE, None):
+            with pytest.raises(HistoryError, match=reason):
+                LMSearcherSampler(scripted_ranker(), space=space, earlier=earlier)
+    with pytest.raises(HistoryError, match="was read for a fixed space"):
+        LMSearcherSampler(scripted_ranker(), earlier=[read_earlier(old, SPACE).earlier])
+    with pytest.raises(ValueError, match="without a fixed space"):
+        LMSearcherSampler(scripted_ranker(), first=["000"])
+
+
+def test_a_study_of_before_there_were_sources_goes_on() -> None:
+    plan = Plan(SPACE, "objective")
+    kept = {name: value for name, value in plan.describe().items() if name not in ("first", "earlier")}
+    assert plan.difference(kept) is None
 
 
 def test_numbers_of_a_study_are_read_in_bins_and_what_is_out_of_range_is_left_out() -> None:

@@ -47,8 +47,7 @@ class Sources:
     """
 
     def __init__(self, earlier: Sequence[Earlier] = ()) -> None:
-        if len(earlier) > SOURCES:
-            raise HistoryError(f"{len(earlier)} earlier searches were given; at most {SOURCES} can be used")
+        check_number(len(earlier))
         self.earlier = tuple(earlier)
 
     def __len__(self) -> int:
@@ -90,6 +89,16 @@ class Sources:
     @cached_property
     def _means(self) -> "list[Mean]":
         return [Mean(one.space, one.history) for one in self.earlier]
+
+
+def check_number(sources: int) -> None:
+    """Make sure that there are not too many.
+
+    Raises:
+        HistoryError: there are.
+    """
+    if sources > SOURCES:
+        raise HistoryError(f"{sources} earlier searches were given; at most {SOURCES} can be used")
 
 
 class Mean:

@@ -7,7 +7,7 @@ new one has, the earlier search says nothing.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from lmsearcher_local.candidates.earlier import Earlier
+from lmsearcher_local.candidates.earlier import Earlier, check_number
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.errors import HistoryError
-from lmsearcher_local.records.sources import File, is_csv, named, open_source, read_history
+from lmsearcher_local.records.sources import File, check_objectives, is_csv, named, open_source, read_history
 from lmsearcher_local.spaces.distributions import edges, encode, space_of
 from lmsearcher_local.spaces.files import COLUMNS, header_of, parameter_names
 from lmsearcher_local.spaces.space import SearchSpace
@@ -47,6 +47,8 @@ def read_earlier(source: str | Path | Study, space: SearchSpace, direction: Dire
     """
     name, theirs = named(source), parameters_of(source, space)
     both = {own: options for own, options in space.describe().items() if own in theirs}
+    if not theirs:
+        raise HistoryError(f"{name} holds no trial with a value")
     if not both:
         raise HistoryError(
             f"{name} has no parameter of this space: it has {', '.join(theirs)}, this space {', '.join(space.names)}"
@@ -73,10 +75,27 @@ def as_earlier(study: Study | Earlier, space: SearchSpace) -> Earlier:
     return run.earlier
 
 
+def studies_of(earlier: Sequence[Study | Earlier]) -> list[Study]:
+    """The same, where their parameters are not known yet: studies of one objective.
+
+    Raises:
+        HistoryError: one of them is something else, or there are too many.
+    """
+    check_number(len(earlier))
+    studies = []
+    for one in earlier:
+        if not isinstance(one, Study):
+            raise HistoryError(f"{one.name} was read for a fixed space; without one, name an Optuna study")
+        check_objectives(one, named(one))
+        studies.append(one)
+    return studies
+
+
 def parameters_of(source: str | Path | Study, space: SearchSpace) -> list[str]:
     """The parameters that most trials of a source have; bare codes are of this space, or of the search beside them."""
     opened = open_source(source)
     if isinstance(opened, Study):
+        check_objectives(opened, named(source))
         trials = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return _usual([trial.params for trial in trials])
     return _of_file(opened, space)

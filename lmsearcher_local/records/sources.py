@@ -183,6 +183,16 @@ def named(source: str | Path | Study) -> str:
     return f"study {source.study_name}" if isinstance(source, Study) else shown(str(source))
 
 
+def check_objectives(study: Study, name: str) -> None:
+    """Make sure that a study has one objective.
+
+    Raises:
+        HistoryError: it has several.
+    """
+    if len(study.directions) > 1:
+        raise HistoryError(f"{name} has {len(study.directions)} objectives; a history has one")
+
+
 def is_csv(path: Path, text: str) -> bool:
     """Whether a file is a CSV, and not JSON."""
     return text.lstrip()[:1] not in ("{", "[") and path.suffix != ".json"
@@ -311,8 +321,7 @@ class Translated:
 
 
 def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterator[Entry]]:
-    if len(study.directions) > 1:
-        raise HistoryError(f"{name} has {len(study.directions)} objectives; a history has one")
+    check_objectives(study, name)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     entries = (
         (

@@ -22,7 +22,7 @@ from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import NothingToPropose, StudyError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
-from lmsearcher_local.records.earlier_runs import as_earlier, study_as_earlier
+from lmsearcher_local.records.earlier_runs import as_earlier, studies_of, study_as_earlier
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import Choice
 from lmsearcher_local.search.searcher import Searcher, ask_together
@@ -90,9 +90,7 @@ class LMSearcherSampler(BaseSampler):
         gpu: "shared", the default where the engine can sleep: the model leaves the card when a trial has its values,
             and is back for the next question; "kept": it stays. With ``n_jobs`` above 1 it also comes back while other
             trials run, so there its memory must be free all the time.
-
-        earlier: studies of one objective to learn from, each in its own direction; see ``earlier_runs``. With a fixed
-            space also what ``read_earlier`` read.
+        earlier: studies to learn from, each in its own direction. With a fixed space also what ``read_earlier`` read.
         first: codes of the fixed space to take before all others, in this order.
 
     Raises:
@@ -120,7 +118,9 @@ class LMSearcherSampler(BaseSampler):
         self._searcher = partial(
             Searcher, ranker=ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
         )
-        self._earlier = () if space else [study for study in earlier if isinstance(study, Study)]
+        if first and space is None:
+            raise ValueError("without a fixed space there are no codes to take first")
+        self._earlier = () if space else studies_of(earlier)
         known = [as_earlier(one, space) for one in earlier] if space else ()
         searcher = self._searcher(space or SearchSpace([2]), earlier=known, first=first)  # at once: it checks them
         self._fixed = None if space is None else Group(distributions(space), searcher)
