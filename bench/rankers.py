@@ -9,6 +9,7 @@ import numpy as np
 from bench.peers import Search
 from bench.tables import Problem
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.model.codecs.compact import CompactCodec
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.ranker import Pick, Ranker, Ranking, Task
@@ -39,6 +40,9 @@ class JudgeRanker(Ranker):
     ) -> list[Pick]:
         """What the judge likes best."""
         return [Pick(ranking.greedy, 0.0) for ranking in self.rank(tasks)]
+
+    def score_chances(self, pools: Sequence[Pool]) -> None:
+        """A judge predicts nothing."""
 
     def check(self, *_: object) -> None:
         """Every space fits."""

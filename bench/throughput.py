@@ -2,7 +2,7 @@
 
 ``python -m bench.throughput --out runs/throughput`` writes ``rows.jsonl`` and ``table.md``. The workload is a Llama
 of random weights with Llama 3's tokenizer and vocabulary, where head and tokenizer cost what they cost in practice.
-Correctness is asserted before anything is timed. The bundled checkpoint reads rows, which no server is asked for here.
+Correctness is asserted before anything is timed. For the bundled checkpoint's rows there is ``bench/served_rows.py``.
 """
 
 import json
@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -123,7 +124,7 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
     with load_ranker(load.folder, cache_bytes=throughput.CACHE) as ranker:
         with load_ranker(load.folder, "transformers") as reference:
             yield check(ranker, reference, load)
-        with server(load) as (client, process, forget):
+        with server(load.folder, load.template) as (client, process, forget):
             ways = {"ours": picks(ranker), "whole ranking": rankings(ranker), "prefill": prefill(ranker)}
             ways |= {"grammar": grammar(ranker, load)}
             ways |= {"server": asked(client, load, False), "server, grammar": asked(client, load, True)}
@@ -202,19 +203,24 @@ def asked(client: Any, load: Workload, constrained: bool) -> Answer:
 
 
 @contextmanager
-def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes], Callable[[], object]]]:
+def server(
+    folder: Path,
+    chat_template: str = "",
+    flags: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[tuple[Any, subprocess.Popen[bytes], Callable[[], object]]]:
     """vLLM's OpenAI server on the loopback, with our engine's settings: a client, the process, emptying its cache."""
     from openai import OpenAI
 
-    found = load_checkpoint(load.folder)
+    found = load_checkpoint(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    template = load.folder / "template.jinja"
-    template.write_text(load.template, encoding="utf-8")
+    template = folder.parent / f"{folder.name}.jinja"
+    template.write_text(chat_template, encoding="utf-8")
     options = {
-        "--model": load.folder,
+        "--model": folder,
         "--served-model-name": "model",
         "--host": "127.0.0.1",
         "--port": port,
@@ -225,9 +231,10 @@ def server(load: Workload) -> Iterator[tuple[Any, subprocess.Popen[bytes], Calla
         "--block-size": 32,
     }
     arguments = [str(word) for option in options.items() for word in option]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager", *flags]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}  # for /reset_...
-    log = load.folder.parent / f"{load.name}.log"
+    environment |= variables
+    log = folder.parent / f"{folder.name}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
     try:
@@ -284,7 +291,7 @@ def first_answer(load: Workload) -> Row:
     subprocess.run([sys.executable, "-c", FIRST, load.folder], check=True, capture_output=True)
     alone = time.perf_counter() - started
     started = time.perf_counter()
-    with server(load) as (client, *_):
+    with server(load.folder, load.template) as (client, *_):
         asked(client, load, True)(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
         served = time.perf_counter() - started
     return {"what": "first answer", "seconds": {"ours": alone, "server": served}}

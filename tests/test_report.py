@@ -13,18 +13,22 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.importance import get_param_importances
-from scripted import scripted_ranker
+from scripted import AliasCodec, ScriptedEngine, scripted_ranker
 
+from lmsearcher_local.candidates.history import normal_scores, scores_at
+from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.registry import preset
 from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.report.page import aligned, facts, page, times
-from lmsearcher_local.search.calibration import Choice, _bin, against_pools, against_trials
+from lmsearcher_local.search.calibration import LEVELS, Choice, _bin, against_pools, against_trials, coverage, levels_of
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.results import Result
 from lmsearcher_local.study.run import run
+from lmsearcher_local.study.schema import choice_of
 
 SPACE = SearchSpace(
     {
@@ -370,3 +374,59 @@ def test_a_search_under_way_can_be_looked_at(searched: tuple[Path, Result], tmp_
     read, _ = reported(tmp_path)
     assert 0 < int(read.texts["evaluated"]) < 60
     assert json.loads(lines[60])  # the line that was cut was a whole one
+
+
+class Predicting(AliasCodec):
+    """Shows a candidate's code behind the history where the model predicts its score."""
+
+    score_tokens = range(AliasCodec.VOCABULARY, AliasCodec.VOCABULARY + 8)
+    score_centres = np.linspace(-3.5, 3.5, 8)
+
+    def score_prompts(self, pool: Pool) -> list[list[int]]:
+        return [self.prompt(pool.surrogate.space, pool.surrogate.history, pool.take([i])) for i in range(len(pool))]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_page_says_how_well_predicted_scores_fit(tmp_path: Path, direction: str) -> None:
+    space = SearchSpace({"act": ["relu", "gelu", "silu"], "n": [1, 2, 3, 4, 5], "m": [1, 2, 3, 4]})
+    values: list[float] = []
+
+    def score(configuration: Configuration) -> float:
+        values.append(configuration["n"] * configuration["m"] + len(values) / 100)
+        return values[-1]
+
+    run(score, space, Ranker(ScriptedEngine(), Predicting()), out=tmp_path, trials=30, direction=direction)
+    study = stored_study(str(tmp_path))
+    choices = [(trial.value, choice_of(trial, space)) for trial in study.get_trials() if trial.number >= 5]
+    told = [(value, choice.expected) for value, choice in choices if choice and choice.expected]
+    assert len(told) == 6  # behind 8, 12, 16, 20, 24 and 28 trials
+    sign = 1 if direction == "maximize" else -1
+    below = np.zeros(len(LEVELS))
+    for value, expected in told:
+        assert (np.diff(np.array(expected) * sign) >= 0).all()
+        assert expected[0] != expected[-1]
+        below += [sign * value < sign * level for level in expected]
+    read, _ = reported(tmp_path)
+    assert read.tables["coverage"][0][1:] == ["5 %", "25 %", "50 %", "75 %", "95 %"]
+    assert read.tables["coverage"][1][1:] == [f"{100 * share:.0f} %" for share in below / 6]
+
+
+def test_levels_of_a_distribution_and_their_way_back_to_values() -> None:
+    centres, chances = np.array([-1.5, -0.5, 0.5, 1.5]), np.array([0.0, 0.5, 0.5, 0.0])
+    assert levels_of(chances, centres) == pytest.approx([-0.9, -0.5, 0.0, 0.5, 0.9])
+    scores = np.random.default_rng(0).standard_normal(40) ** 3
+    beyond = np.append(scores, [scores.max() + 5, scores.min() - 0.01, 0.0])
+    assert scores_at(normal_scores(beyond, 40), scores) == pytest.approx(beyond)
+    assert np.isfinite(scores_at(np.array([-9.0, 9.0]), scores)).all()
+    assert scores_at(np.array([-1.0, 0.0, 1.0]), np.full(5, 7.0)).tolist() == [7.0] * 3
+    told = [Choice("a", ("a", "b"), 0.5, expected=(1.0, 2.0, 3.0, 4.0, 5.0)), Choice("b", ("a", "b"), 0.5)]
+    assert coverage(told, {"a": 2.5, "b": 0.0}, 1) == (1, (0, 0, 1, 1, 1), 1, 1)
+    assert coverage(told[1:], {"b": 0.0}, 1) is None
+
+
+def test_what_was_expected_may_be_of_another_hand() -> None:
+    space = SearchSpace([3, 2])
+    for expected in ([1, 2], "no", [1, 2, 3, 4, None], [1, 2, 3, 4, float("inf")]):
+        ranking = {"pool": ["00", "01"], "probability": 0.5, "expected": expected}
+        with pytest.raises(StudyError, match="what was expected of trial 0 is no list of 5 numbers"):
+            choice_of(optuna.trial.create_trial(value=1.0, user_attrs={"ranking": ranking}), space)

@@ -66,19 +66,45 @@ def shown(scores: Sequence[float], cap: int = HISTORY_CAP) -> list[int]:
     return sorted(kept)
 
 
+def scores_at(normal: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The scores of which ``normal_scores`` makes ``normal`` on the scale of ``scores``: its way back."""
+    values, knots, slopes = _scale(scores)
+    found = np.interp(normal, knots, values)
+    for end, slope in zip((-1, 0), slopes, strict=True):
+        past = normal > knots[end] if end else normal < knots[end]
+        away = np.minimum(np.abs(normal[past] - knots[end]) / BEYOND, 1 - 1e-9)  # a scale has no end that is reached
+        with np.errstate(over="ignore"):
+            reach = -BEYOND * np.log1p(-away) / slope if slope else 0.0
+        found[past] = np.clip(values[end] - np.sign(end + 0.5) * reach, -np.finfo(float).max, np.finfo(float).max)
+    return found
+
+
 def normal_scores(scores: np.ndarray, fitted: int) -> np.ndarray:
     """Normal scores of ranks among the first ``fitted``; others are interpolated, or follow the tail's slope."""
-    values, counts = np.unique(scores[:fitted], return_counts=True)
-    ends = np.cumsum(counts)
-    knots = ndtri((ends - (counts - 1) / 2 - 0.375) / (fitted + 0.25))  # ties share the middle of their ranks
+    values, knots, slopes = _scale(scores[:fitted])
     z = np.interp(scores, values, knots)
     if len(values) == 1:
         return z + np.sign(scores - values[0]) * BEYOND / 2
-    middle = int(np.searchsorted(values, np.median(scores[:fitted])).clip(1, len(values) - 2)) if len(values) > 2 else 1
-    for end, other in ((-1, min(middle, len(values) - 2)), (0, max(middle, 1))):
+    for end, slope in zip((-1, 0), slopes, strict=True):
         past = scores > values[end] if end else scores < values[end]
         with np.errstate(over="ignore"):
-            slope = (knots[end] - knots[other]) / (values[end] - values[other])
             reach = np.abs((scores[past] - values[end]) * slope)
         z[past] = knots[end] + np.sign(end + 0.5) * -BEYOND * (1 - np.exp(-reach / BEYOND))
     return z
+
+
+def _scale(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """The distinct scores, ascending, the normal scores of their ranks, and how steep these are past the last and the
+    first of them."""
+    values, counts = np.unique(scores, return_counts=True)
+    ends = np.cumsum(counts)
+    knots = ndtri((ends - (counts - 1) / 2 - 0.375) / (len(scores) + 0.25))  # ties share the middle of their ranks
+    if len(values) == 1:
+        return values, knots, (0.0, 0.0)
+    middle = int(np.searchsorted(values, np.median(scores)).clip(1, len(values) - 2)) if len(values) > 2 else 1
+    with np.errstate(over="ignore"):
+        last, first = (
+            float((knots[end] - knots[other]) / (values[end] - values[other]))
+            for end, other in ((-1, min(middle, len(values) - 2)), (0, max(middle, 1)))
+        )
+    return values, knots, (last, first)

@@ -21,7 +21,7 @@ from scipy.linalg.lapack import dtrtri
 from scipy.special import ndtr
 
 from lmsearcher_local.candidates.earlier import NO_SOURCES, Sources
-from lmsearcher_local.candidates.history import History, normal_scores, shown
+from lmsearcher_local.candidates.history import History, normal_scores, scores_at, shown
 from lmsearcher_local.candidates.kernel import Embedding, fit_kernel, gaussian
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.blas import one_thread
@@ -147,6 +147,11 @@ class Surrogate:
         means = np.append(scores[:fitted] - whitener.T @ white / precision, later @ white)
         variances = variance * np.append(1 / precision, np.maximum(before - (later**2).sum(1), 1e-9))
         return Hindsight(scores, means, np.sqrt(variances))
+
+    def scores_of(self, normal: np.ndarray) -> np.ndarray:
+        """The scores that ``hindsight`` shows as these numbers, given a history."""
+        first = np.array([self.history.scores[i] for i in self.kept[: scale_length(len(self.kept))]])
+        return scores_at(normal + normal_scores(first, len(first)).mean(), first)
 
     @cached_property
     @one_thread()

@@ -16,7 +16,7 @@ class Told:
     """
 
     def __init__(self, sign: float) -> None:
-        self._sign = sign
+        self.sign = sign
         self._values: dict[str, list[tuple[int, float]]] = {}  # of each code the trials, by number
         self._scored: dict[int, tuple[str, float]] = {}  # code and score by the number of the code's first trial
         self._numbers: list[int] = []  # of first trials, ascending
@@ -37,7 +37,7 @@ class Told:
             del self._ranked[bisect_left(self._ranked, (-score, first))]
         insort(values, (self._behind if number is None else number, value))
         self._behind = max(self._behind, values[-1][0] + 1)
-        first, score = values[0][0], self._sign * (sum(value for _, value in values) / len(values))
+        first, score = values[0][0], self.sign * (sum(value for _, value in values) / len(values))
         self._scored[first] = code, score
         insort(self._numbers, first)
         insort(self._ranked, (-score, first))
@@ -66,7 +66,7 @@ class Told:
     def best(self) -> tuple[str, float]:
         """The best code, of equal ones the first, and its value."""
         code, score = self._scored[self._ranked[0][1]]
-        return code, self._sign * score
+        return code, self.sign * score
 
     def _history(self, numbers: list[int]) -> History:
         scored = [self._scored[number] for number in numbers]

@@ -11,7 +11,7 @@ from lmsearcher_local.candidates.history import HISTORY_CAP, History
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.errors import EngineError, PromptError
-from lmsearcher_local.model.codecs.base import Codec
+from lmsearcher_local.model.codecs.base import Codec, ScoreCodec
 from lmsearcher_local.model.engines.base import MAX_TOKENS, Engine, Prefix, Question, with_path
 from lmsearcher_local.model.trie import Branch, TokenTrie, log_softmax
 from lmsearcher_local.spaces.space import SearchSpace
@@ -133,6 +133,21 @@ class Ranker:
         return [
             Pick(task.pool.codes[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)
         ]
+
+    def score_chances(self, pools: Sequence[Pool]) -> np.ndarray | None:
+        """How likely each score bin of the codec is for the candidates of these pools, one after the other, in one
+        engine call: float64 ``[candidates, bins]``; nothing where the model predicts no scores.
+
+        Raises:
+            EngineError: the model answered with something that is no probability.
+        """
+        if not isinstance(codec := self.codec, ScoreCodec):
+            return None
+        questions = [Question(prompt, codec.score_tokens) for pool in pools for prompt in codec.score_prompts(pool)]
+        if not questions:
+            return np.empty((0, len(codec.score_tokens)))
+        self.wake_up()
+        return np.exp([log_softmax(answer) for answer in self.engine.log_probs(questions)])
 
     def _finals(self, tasks: Sequence[Task], temperature: float) -> tuple[list[Task], list[list[str]]]:
         """The tasks with pools that one prompt holds, and for each the candidates that a tournament left behind."""

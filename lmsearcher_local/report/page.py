@@ -90,7 +90,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     """
     from lmsearcher_local.presets.registry import preset_of
     from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_search
-    from lmsearcher_local.search.calibration import against_pools, against_trials
+    from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.schema import plan_of, runs_of, searched
 
     plan, runs = plan_of(study), runs_of(study)
@@ -121,6 +121,8 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "picked": len(picked),
         "bins": bins,
         "points": points,
+        "levels": LEVELS,
+        "coverage": coverage(picked, {code: sign * score for code, score in scores.items()}, sign),
         "relation": relation(points),
         "calibration": _embedded(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,

@@ -9,6 +9,7 @@ import numpy as np
 RANKING = "ranking"  # trial user attribute: the pool that the model was shown, and the probability of its pick
 BIN = 8  # picks of like probability that one share is taken over, at least
 BINS = 5  # at most
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of a predicted distribution, ascending in score
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Choice:
     pool: tuple[str, ...]
     probability: float
     belief: tuple[float, tuple[float, ...]] | None = None  # in earlier searches: ``surrogate.Belief``
+    expected: tuple[float, ...] | None = None  # values at ``LEVELS`` of the score that the model predicted for the pick
 
 
 class Bin(NamedTuple):
@@ -75,3 +77,42 @@ def against_trials(choices: Sequence[Choice], scores: Mapping[str, float]) -> li
     told = [choice for choice in choices if choice.code in scores]
     below = np.searchsorted(ordered, [scores[choice.code] for choice in told]) / (len(ordered) - 1)
     return [(choice.probability, share) for choice, share in zip(told, below.tolist(), strict=True)]
+
+
+def levels_of(chances: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """At which scores a distribution over bins, ``[bins]``, reaches each of ``LEVELS``: float64 ``[len(LEVELS)]``.
+
+    Within a bin it rises evenly; the bins are of one width.
+    """
+    half = (centres[1] - centres[0]) / 2
+    edges = np.append(centres - half, centres[-1] + half)
+    return np.asarray(np.interp(LEVELS, np.append(0.0, np.cumsum(chances)), edges))
+
+
+class Coverage(NamedTuple):
+    """Of picks with a predicted score and a value: how many, and for each of ``LEVELS`` the share of values below."""
+
+    picks: int
+    below: tuple[float, ...]
+    within_half: float  # between the levels .25 and .75
+    within_most: float  # between the levels .05 and .95
+
+
+def coverage(choices: Sequence[Choice], values: Mapping[str, float], sign: int) -> Coverage | None:
+    """How well predicted scores fit what was observed; nothing where none was predicted and observed.
+
+    Args:
+        values: of codes.
+        sign: 1 where values are maximised, -1 where they are minimised.
+    """
+    rows = [
+        sign * (values[choice.code] - np.array(choice.expected))
+        for choice in choices
+        if choice.expected is not None and choice.code in values
+    ]
+    if not rows:
+        return None
+    # A value that equals a level is half below it.
+    below = (np.array(rows) < 0) + 0.5 * (np.array(rows) == 0)
+    share = below.mean(0).tolist()
+    return Coverage(len(rows), tuple(share), share[3] - share[1], share[4] - share[0])

@@ -15,7 +15,6 @@ from lmsearcher_local.errors import PromptError
 from lmsearcher_local.model.codecs.base import Codec, ScoreCodec
 from lmsearcher_local.model.engines.base import Engine, Question, prefix_key
 from lmsearcher_local.model.ranker import Ranker, Ranking, Task
-from lmsearcher_local.model.trie import log_softmax
 
 KEEP = 2000  # candidates that the model ranks by tournament
 PREDICTED = 100_000  # candidates whose score it predicts
@@ -69,8 +68,8 @@ def expected_scores(ranker: Ranker, pool: Pool, show: Show = lambda *_: None) ->
     expected = np.empty(len(pool))
     for start in range(0, len(pool), AT_ONCE):
         part = pool.take(range(start, min(start + AT_ONCE, len(pool))))
-        questions = [Question(prompt, codec.score_tokens) for prompt in codec.score_prompts(part)]
-        chances = np.exp([log_softmax(answer) for answer in ranker.engine.log_probs(questions)])
+        chances = ranker.score_chances([part])
+        assert chances is not None
         expected[start : start + AT_ONCE] = chances @ codec.score_centres
         show("scores", start + len(part), len(pool))
     return expected

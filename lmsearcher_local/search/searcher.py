@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from lmsearcher_local.candidates.surrogate import Surrogate, believed
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.model.ranker import Pick, Ranker, Task
-from lmsearcher_local.search.calibration import Choice
+from lmsearcher_local.search.calibration import Choice, levels_of
 from lmsearcher_local.spaces.sampling import TRIES
 from lmsearcher_local.spaces.space import SearchSpace
 
+SCORED = 4  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
 FITS = 4  # of the kernel that a search remembers: beginnings of its history, with codes under way and without
 
@@ -127,18 +129,19 @@ class Searcher:
         pool = promising(surrogate, rng, 2, taken)
         return pool.take(np.argsort(-pool.improvements, kind="stable")[:1])
 
-    def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator]]) -> list[str]:
+    def _free(self, picks: Iterable[tuple[Pick, Task, np.random.Generator, tuple[float, ...] | None]]) -> list[str]:
         """The codes that the model's answers come to; from now on they are under way."""
         codes: list[str] = []
         self.choices = []
-        for pick, task, rng in picks:
+        for pick, task, rng, scores in picks:
             # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
             free = [code for code in (pick.code, *task.pool.codes) if code not in codes]
             found = free[:1] or self.space.sample(rng, 1, {*self._known, *codes})
             codes += found
             if len(task.pool) > 1 and found == [pick.code]:
                 probability = float(f"{math.exp(pick.log_prob):.3g}")
-                self.choices.append(Choice(pick.code, task.pool.codes, probability, self._belief(task)))
+                values = scores and tuple(self._told.sign * score for score in scores)
+                self.choices.append(Choice(pick.code, task.pool.codes, probability, self._belief(task), values))
         self._pending.update(dict.fromkeys(codes))
         self._known.update(codes)
         return codes
@@ -238,11 +241,30 @@ def ask_together(searchers: Sequence[Searcher], n: int = 1) -> list[list[str]]:
     asked = [list(searcher._pools(n)) for searcher in searchers]
     ranker, temperature = searchers[0].ranker, searchers[0].temperature
     tasks = [task for pools in asked for task, _ in pools]
-    picks = iter(ranker.pick(tasks, [rng for pools in asked for _, rng in pools], temperature))
-    return [
-        searcher._free((next(picks), task, rng) for task, rng in pools)
-        for searcher, pools in zip(searchers, asked, strict=True)
-    ]
+    picks = ranker.pick(tasks, [rng for pools in asked for _, rng in pools], temperature)
+    answers = iter(zip(picks, _expected(ranker, tasks, picks), strict=True))
+
+    def answered(pools: Sequence[tuple[Task, np.random.Generator]]) -> Iterator[Any]:
+        for task, rng in pools:
+            pick, scores = next(answers)
+            yield pick, task, rng, scores
+
+    return [searcher._free(answered(pools)) for searcher, pools in zip(searchers, asked, strict=True)]
+
+
+def _expected(ranker: Ranker, tasks: Sequence[Task], picks: Sequence[Pick]) -> list[tuple[float, ...] | None]:
+    """What scores the model expects of its picks, at ``calibration.LEVELS``, behind every ``SCORED``th history."""
+    found: list[tuple[float, ...] | None] = [None] * len(tasks)
+    asked = [i for i, task in enumerate(tasks) if len(task.pool) > 1 and len(task.history) % SCORED == 0]
+    pools = [tasks[i].pool for i in asked]
+    pools = [pool.take([pool.codes.index(picks[i].code)]) for i, pool in zip(asked, pools, strict=True)]
+    chances = ranker.score_chances(pools)
+    if chances is not None:
+        centres = ranker.codec.score_centres  # type: ignore[attr-defined]  # of a ScoreCodec, which predicts
+        for i, row in zip(asked, chances, strict=True):
+            scores = tasks[i].pool.surrogate.scores_of(levels_of(row, centres))
+            found[i] = tuple(float(f"{score:.6g}") for score in scores)
+    return found
 
 
 def _nothing_left(space: SearchSpace, known: int) -> NothingToPropose:

@@ -327,7 +327,8 @@ def _described(choice: Choice | None) -> dict[str, Any]:
     if choice is None:
         return {OURS: True}
     belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}
-    return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief}}
+    expected = {} if choice.expected is None else {"expected": choice.expected}
+    return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief, **expected}}
 
 
 def _counts(ranker: Ranker) -> dict[str, int]:

@@ -8,7 +8,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from lmsearcher_local.errors import SpaceError, StudyError, brief
-from lmsearcher_local.search.calibration import RANKING, Choice
+from lmsearcher_local.search.calibration import LEVELS, RANKING, Choice
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.results import PLAN, REASON, Result, code_of, result_of
 from lmsearcher_local.study.run import RUNS
@@ -99,8 +99,13 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
                 f"what is stored about the earlier searches at trial {trial.number + 1} is no list of numbers"
             )
         belief = trust, tuple(agreements)
+    expected = ranking.get("expected")
+    if expected is not None:
+        if not isinstance(expected, list) or len(expected) != len(LEVELS) or not all(map(_finite, expected)):
+            raise StudyError(f"what was expected of trial {trial.number + 1} is no list of {len(LEVELS)} numbers")
+        expected = tuple(expected)
     code = code_of(trial.params, space)
-    return None if code is None else Choice(code, tuple(pool), probability, belief)
+    return None if code is None else Choice(code, tuple(pool), probability, belief, expected)
 
 
 def runs_of(study: Study) -> list[dict[str, Any]]:
