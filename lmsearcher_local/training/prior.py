@@ -43,7 +43,7 @@ def draw_objective(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objectiv
     ceiling = float(np.quantile(values, rng.uniform(0.5, 0.99))) if rng.random() < 0.45 else np.inf
     fails = _failures(rng, sizes) if rng.random() < 0.12 else None
     floor = float(np.min(values)) - spread * rng.uniform(0, 1)
-    noise = spread * float(np.exp(rng.uniform(np.log(0.01), np.log(0.5)))) if rng.random() < 0.6 else 0.0
+    noise = spread * float(np.exp(rng.uniform(np.log(0.01), np.log(0.3)))) if rng.random() < 0.4 else 0.0
 
     def objective(codes: np.ndarray) -> np.ndarray:
         value = np.asarray(sum(w * part(codes) for w, part in zip(weights, scaled, strict=True)))
@@ -94,7 +94,7 @@ def _shape(rng: Rng, n: int, ordinal: bool) -> np.ndarray:
 
 def _scales(rng: Rng, positions: int) -> np.ndarray:
     """How much each position matters: heavy-tailed, some not at all."""
-    scales = np.exp(rng.standard_normal(positions) * rng.uniform(0.2, 1.5)) * (
+    scales = np.exp(rng.standard_normal(positions) * rng.uniform(0.5, 2.5)) * (
         rng.random(positions) < rng.uniform(0.4, 1.2)
     )
     if positions > 8 and rng.random() < 0.4:  # neighbouring layers of a network matter alike
@@ -282,4 +282,4 @@ def _standardised(part: Objective, probe: np.ndarray) -> Objective:
 
 
 _FAMILIES = (_interactions, _bottleneck, _graph, _network, _trees, _hills, _valley)
-_SHARES = (0.14, 0.06, 0.17, 0.18, 0.18, 0.11, 0.16)
+_SHARES = (0.1, 0.05, 0.15, 0.15, 0.15, 0.08, 0.32)
