@@ -15,9 +15,7 @@ from matplotlib.figure import Figure
 from objective import SEEDS, Outcome, evaluate
 from scipy.stats import t
 
-from lmsearcher_local.model.load import load_ranker
-from lmsearcher_local.search.searcher import Searcher
-from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local import Searcher, SearchSpace, load_ranker
 
 HERE = Path(__file__).parent
 SPACE = SearchSpace.load(HERE / "space.yaml")
