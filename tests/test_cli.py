@@ -47,7 +47,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     engines: list[str] = []
 
     @contextmanager
-    def load_ranker(path: Path | None, engine: str, **options: object) -> Iterator[Ranker]:
+    def load_ranker(checkpoint: Path | None, engine: str, **options: object) -> Iterator[Ranker]:
         engines.append(engine)
         yield scripted_ranker()
 
