@@ -4,7 +4,7 @@ BUILD ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: search test docs
+.PHONY: search test test-fast bench docs
 search: .venv/search-$(BUILD)
 	$(BIN)/lmsearcher-local search --table nasbench201-cifar100 --trials 100 --out runs/$$(date +%Y%m%d-%H%M%S)
 
@@ -13,6 +13,13 @@ test: .venv/test-$(BUILD)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+test-fast: .venv/test-$(BUILD)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -m "not slow and not perf"
+
+bench: .venv/test-$(BUILD)
+	$(BIN)/python -m pytest -m perf
 
 docs: .venv/test-$(BUILD)
 	$(BIN)/mkdocs build --strict

@@ -103,55 +103,14 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         lines = [line.split() for line in process.stdout]
         assert process.wait() == 0, process.stderr.read() if process.stderr else ""
         figures = _figures(lines)
-        rng = random.Random(0)
-        faults = ["kill"] * kills + ["fill"] * (fills if limited else 0)
-        rng.shuffle(faults)
         log.write_text("")
-        count: Counter[str] = Counter()
-        known: Told = []
-        acknowledged: list[tuple[str, str]] = []
         out = disk / "out"
-        while True:
-            left = trials + _given(engine) - len(known)
-            with _begin(out, trials, engine, log) as process:
-                assert process.stdout is not None
-                fault = faults.pop() if faults else ""
-                lasts = rng.randint(1, max(1, 2 * left // (len(faults) + 2)))
-                for number, line in enumerate(process.stdout, 1):
-                    acknowledged.append((line.split()[3], line.split()[4]))
-                    if fault and number >= lasts:
-                        break
-                if fault == "kill":
-                    time.sleep(rng.uniform(0, 0.05))
-                    process.kill()
-                elif fault == "fill":
-                    _fill(disk / "filler")
-                acknowledged += [(line.split()[3], line.split()[4]) for line in process.stdout if line.endswith("\n")]
-                status = process.wait()
-                assert process.stderr is not None
-                error = process.stderr.read()
-            (disk / "filler").unlink(missing_ok=True)
-            now = told(out)
-            assert now[: len(known)] == known, "what was told is lost"
-            known = now
-            if status == 0:
-                break
-            count[fault] += 1
-            if fault == "fill":
-                assert status == 2, f"exit status {status}: {error}"
-                *before, last = error.splitlines()
-                assert engine != "none" or not before, error  # without a model no library shows that it loads
-                assert last.startswith(f"StudyError: cannot write to {out} (No space left on device)"), error
-                assert "Traceback" not in error, error
-            assert status in (2, -9), f"exit status {status}: {error}"
+        known, acknowledged, count = _with_faults(out, trials, engine, log, kills, fills if limited else 0)
         assert known == told(whole), "the search went on otherwise than the uninterrupted one"
         kept = {(SPACE.encode(params), str(value)) for params, value, _ in known}
-        lost = set(acknowledged) - kept
+        lost = acknowledged - kept
         assert not lost, f"lost: {lost}"
-        for name in (RESULTS, TABLE):
-            assert (out / name).read_bytes() == (whole / name).read_bytes(), f"another {name}"
-        assert len(read_history(out, SPACE).entries) == sum(value is not None for _, value, _ in known)
-        assert sorted(file.name for file in out.iterdir()) == sorted([JOURNAL, RESULTS, TABLE]), "leftovers"
+        _check_files(out, whole, known)
         evaluated = Counter(log.read_text().split())
         dead = {SPACE.encode(params) for params, _, _ in known} & {
             c for c in evaluated if _fault(c) == "ends its process"
@@ -170,6 +129,77 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
             **figures,
             "MiB of Optuna's trials": _kept_by_optuna(whole) >> 20,
         }
+
+
+def _with_faults(
+    out: Path, trials: int, engine: str, log: Path, kills: int, fills: int
+) -> tuple[Told, set[tuple[str, str]], "Counter[str]"]:
+    """A search with faults at random moments, begun again until it ends by itself.
+
+    Returns what was told, the codes and values that were said to be told, and how often each fault struck.
+    """
+    rng = random.Random(0)
+    faults = ["kill"] * kills + ["fill"] * fills
+    rng.shuffle(faults)
+    count: Counter[str] = Counter()
+    known: Told = []
+    acknowledged: set[tuple[str, str]] = set()
+    while True:
+        fault = faults.pop() if faults else ""
+        left = trials + _given(engine) - len(known)
+        lasts = rng.randint(1, max(1, 2 * left // (len(faults) + 2)))
+        status, error, said = _one_life(out, trials, engine, log, fault, lasts, rng.uniform(0, 0.05))
+        acknowledged |= said
+        now = told(out)
+        assert now[: len(known)] == known, "what was told is lost"
+        known = now
+        if status == 0:
+            return known, acknowledged, count
+        count[fault] += 1
+        if fault == "fill":
+            _check_refusal(status, error, out, engine)
+        assert status in (2, -9), f"exit status {status}: {error}"
+
+
+def _one_life(
+    out: Path, trials: int, engine: str, log: Path, fault: str, lasts: int, delay: float
+) -> tuple[int, str, set[tuple[str, str]]]:
+    """A search that a fault strikes after ``lasts`` trials: exit status, what stderr says, what was said to be told."""
+    said: set[tuple[str, str]] = set()
+    filler = out.parent / "filler"
+    with _begin(out, trials, engine, log) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for number, line in enumerate(process.stdout, 1):
+            said.add((line.split()[3], line.split()[4]))
+            if fault and number >= lasts:
+                break
+        if fault == "kill":
+            time.sleep(delay)
+            process.kill()
+        elif fault == "fill":
+            _fill(filler)
+        said |= {(line.split()[3], line.split()[4]) for line in process.stdout if line.endswith("\n")}
+        status, error = process.wait(), process.stderr.read()
+    filler.unlink(missing_ok=True)
+    return status, error, said
+
+
+def _check_refusal(status: int, error: str, out: Path, engine: str) -> None:
+    """A full disk is said in one sentence."""
+    assert status == 2, f"exit status {status}: {error}"
+    *before, last = error.splitlines()
+    assert engine != "none" or not before, error  # without a model no library shows that it loads
+    assert last.startswith(f"SearchStopped: cannot write to {out} (No space left on device)"), error
+    assert "Traceback" not in error, error
+
+
+def _check_files(out: Path, whole: Path, known: Told) -> None:
+    """The files are those of the uninterrupted search, and nothing else lies beside them."""
+    for name in (RESULTS, TABLE):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), f"another {name}"
+    assert len(read_history(out, SPACE).entries) == sum(value is not None for _, value, _ in known)
+    assert sorted(file.name for file in out.iterdir()) == sorted([JOURNAL, RESULTS, TABLE]), "leftovers"
 
 
 def told(out: Path) -> Told:

@@ -1,5 +1,6 @@
 """Shared real parts: clusters, and Llama-3.1-shaped checkpoints with random weights and the real Llama 3 tokenizer."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,7 +54,9 @@ def dask() -> Iterator[str]:
 def ray() -> Iterator[str]:
     """The address of a Ray cluster."""
     pytest.importorskip("ray")
-    port = 26379
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
     start += [f"--num-cpus={4}", "--include-dashboard=false", "--disable-usage-stats"]
     process = subprocess.Popen(start, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -64,3 +67,18 @@ def ray() -> Iterator[str]:
     yield f"127.0.0.1:{port}"
     process.terminate()
     process.wait()
+
+
+SLOW = (  # files of tests that load vLLM or train, or start many processes or clusters
+    *("adapter", "bundle", "dashboard", "docs", "engines", "evaluation_process", "examples", "executors"),
+    *("foreign_code", "full_disk", "fuzz", "host", "hostile", "kill", "memory", "offline", "optuna", "presets"),
+    *("quantization", "rehearsal", "report", "rows", "sampling", "smollm2", "sources", "throughput"),
+    *("train_command", "training", "trim", "vllm_engine", "bench", "prefilter", "ending", "objective"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make test-fast`` leaves out."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker(pytest.mark.slow)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 
-def gone(mark: str, seconds: float = 20) -> bool:
+def gone(mark: str, seconds: float = 60) -> bool:
     """Whether, within some seconds, no process has the mark in its environment."""
     until = time.monotonic() + seconds
     while any(mark.encode() in _environment(folder) for folder in Path("/proc").glob("[0-9]*")):

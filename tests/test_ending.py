@@ -58,7 +58,7 @@ def test_signals_end_the_evaluations_too(
     process = begin(tmp_path, mark, *objective)
     until_it_evaluates(tmp_path, process)
     process.send_signal(number)
-    process.wait(60)
+    process.wait(180)
     errors = (tmp_path / "errors").read_text()
     assert process.returncode == 128 + number
     assert errors.endswith(f"The same command with --resume goes on from here.\n\nEnded by {number.name}.\n")
@@ -83,7 +83,7 @@ def test_a_terminal_that_is_closed_ends_the_search(tmp_path: Path, mark: str) ->
     os.close(theirs)
     until_it_evaluates(tmp_path, process)
     os.close(terminal)
-    assert process.wait(60) == 128 + signal.SIGHUP
+    assert process.wait(180) == 128 + signal.SIGHUP
     assert gone(mark)
 
 
@@ -96,7 +96,7 @@ def test_what_a_kill_leaves_is_ended_by_the_next_run(tmp_path: Path, mark: str, 
     assert not gone(mark, seconds=0.5)  # sleeps in sessions of their own, at least
     (tmp_path / "quick").touch()
     resumed = begin(tmp_path, mark, *objective, "--resume")
-    resumed.wait(60)
+    resumed.wait(180)
     errors = (tmp_path / "errors").read_text()
     assert resumed.returncode == 0, errors
     [line] = [line for line in errors.splitlines() if "had left evaluating" in line]
@@ -119,7 +119,7 @@ def test_evaluations_of_other_folders_are_left_alone(tmp_path: Path, mark: str) 
     with subprocess.Popen(["sleep", "600"], env=other) as bystander:
         (tmp_path / "quick").touch()
         process = begin(tmp_path, mark, *OBJECTIVES["command"])
-        process.wait(60)
+        process.wait(180)
         errors = (tmp_path / "errors").read_text()
         assert process.returncode == 0, errors
         assert "left evaluating" not in errors

@@ -118,7 +118,7 @@ def test_2000_answers_are_in_their_pools(engines: tuple[Ranker, Ranker, str]) ->
     vllm, reference, _ = engines
     rng = np.random.default_rng(2)
     for ranker in (vllm, reference):
-        for start in range(0, 2000, 500):
+        for start in (0, 500):  # two answers to each pool: the likeliest, and one that is drawn
             batch = tasks(500, 4, seed=start)
             sampled = ranker.pick(batch, [rng] * len(batch), 1.0)
             for task, ranking, pick in zip(batch, ranker.rank(batch), sampled, strict=True):

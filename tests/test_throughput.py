@@ -13,10 +13,13 @@ from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.search import throughput
 from lmsearcher_local.search.throughput import Answer, fresh_tasks, picks, rankings, vllm_engine
 
 
-def test_bench_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
+def test_bench_prints_and_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "SECONDS", 0.1)  # of a measurement; its figures are not looked at
+    monkeypatch.setattr(throughput, "PAUSE", 0.0)
     out = tmp_path / "folder" / "rows.jsonl"
     cell = ["--batch", "2", "--history", "5", "--pool", "4", "--repeats", "2"]
     done = CliRunner().invoke(main, ["bench", *cell, "--out", str(out)])

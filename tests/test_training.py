@@ -1,6 +1,5 @@
-"""Prior, trajectories, the trained form against the exported Llama, the trainer's resume."""
+"""Prior, trajectories, the trained form against the exported Llama."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -101,24 +100,3 @@ def test_the_exported_llama_answers_as_the_trained_form(tmp_path: Path) -> None:
                 alone = llama(inputs_embeds=torch.from_numpy(codec.score_prompts(pool)[0])[None]).logits[0, -1]
                 assert torch.allclose(alone[ALIASES : ALIASES + SCORES], scores[1, 0, j, 0], atol=1e-4)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 8e6
-
-
-def test_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmsearcher_local.training import train as trainer
-
-    def run(name: str) -> None:
-        trainer.train(tmp_path / name, seed=3, steps=2, rows=100, save_every=1, evaluate_every=100)
-
-    monkeypatch.setattr(trainer, "HISTORY_SIZES", (10,))
-    monkeypatch.setattr(trainer, "QUESTIONS", 4)
-    run("whole")
-    stream = trainer._stream
-    with monkeypatch.context() as patch:  # a run that ends after its first step
-        patch.setattr(trainer, "_stream", lambda *arguments: islice(stream(*arguments), 1))
-        run("parts")
-    run("parts")
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("whole", "parts")]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert [len((tmp_path / name / "log.jsonl").read_text().splitlines()) for name in ("whole", "parts")] == [2, 2]
-    assert (tmp_path / "parts" / "checkpoint" / "model.safetensors").exists()
-    assert (tmp_path / "parts" / "curves.png").exists()

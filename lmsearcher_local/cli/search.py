@@ -168,18 +168,24 @@ def search(
     ):
         opened.prepare(goal, here=not cluster)
         click.echo(f"{plain(name)}: {counted(space.size, 'configuration')}; loading the model ...", err=True)
-        try:
-            loading = load_ranker(**model, space=space, pool_size=pool_size)
-            with loading as ranker, progress(trials) as show:
-                result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots, gpu=gpu)
-        except KeyboardInterrupt:
-            click.echo("The same command with --resume goes on from here.", err=True)
-            raise
+        loading = load_ranker(**model, space=space, pool_size=pool_size)
+        with resumable(), loading as ranker, progress(trials) as show:
+            result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots, gpu=gpu)
         draw(result, picture, out / PICTURE, f"{name}, seed {seed}", measured)
     report(result, measured)
     click.echo(f"\nPicture: {out / PICTURE}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Whoever interrupts is told how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("The same command with --resume goes on from here.", err=True)
+        raise
 
 
 def known_before(source: str | None, space: "SearchSpace", direction: "Direction") -> "Values":

@@ -4,7 +4,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,58 +135,61 @@ class Search:
             first=plan.first,
         )  # before the study exists: it may refuse
         study = self._started()
-        tally, waiting = Tally(study, plan.space, plan.direction), Reader(study)
+        tally = Tally(study, plan.space, plan.direction)
         result = tally.update()
         self._keep(result, on_trial)
-        runs, counts = [*study.user_attrs.get(RUNS, [])], _counts(ranker)
-        begun = result.evaluated < trials
-        if begun:
-            run = {"trial": len(result.trials) + 1, "engine": type(ranker.engine).__name__, "workers": workers}
-            run["noise"] = ranker.engine.noise
-            runs.append({**run, **provenance()})
-            study.set_user_attr(RUNS, runs)  # now, because a kill may end it
+        first = len(result.trials) + 1
+        recording = _recorded(study, ranker, first, workers) if result.evaluated < trials else nullcontext()
         evaluations = Evaluations(objective, plan.space, ranker, executor, workers, shared)
-        try:
-            ended: NothingToPropose | None = None
-            while True:
-                if evaluations.blocking:
-                    self._keep(result, on_trial)
-                free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
-                for trial in _queued(waiting, plan.space, free) if free > 0 else ():
-                    evaluations.submit(trial)
-                    free -= 1
-                if free > 0 and not ended:
-                    try:
-                        proposals = sampler.propose(study, free)
-                    except NothingToPropose as error:
-                        proposals, ended = [], error
-                    for trial in _begin(study, plan.space, proposals):
-                        evaluations.submit(trial)
-                self._keep(result, on_trial)  # no worker waits for the files
-                if not evaluations.under_way:
-                    self._outputs.close(result)
-                    return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
+        with recording, closing(evaluations):
+            try:
+                return self._loop(study, tally, result, sampler, evaluations, trials, on_trial)
+            except BaseException:
+                with suppress(OSError, StorageInternalError):  # the error says what happened, the storage knows more
+                    self._outputs.close(tally.update())
+                raise
+
+    def _loop(
+        self,
+        study: optuna.Study,
+        tally: Tally,
+        result: Result,
+        sampler: LMSearcherSampler,
+        evaluations: Evaluations,
+        trials: int,
+        on_trial: Callable[[Result], None] | None,
+    ) -> Result:
+        """Propose, evaluate and store, until nothing is under way and nothing left to propose."""
+        space, waiting = self._plan.space, Reader(study)
+        ended: NothingToPropose | None = None
+        while True:
+            if evaluations.blocking:
+                self._keep(result, on_trial)
+            free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
+            for trial in _queued(waiting, space, free) if free > 0 else ():
+                evaluations.submit(trial)
+                free -= 1
+            if free > 0 and not ended:
                 try:
-                    for trial, found in evaluations.ended():
-                        if found.value is None:
-                            _fail(study, trial, REASON, found.reason)
-                        else:
-                            _end(study, trial, found.value)
-                except LMSearcherError:
-                    self._keep(tally.update(), on_trial)
-                    raise
-                result = tally.update()
-        except BaseException:
-            with suppress(OSError, StorageInternalError):  # the error says what happened, and the storage knows more
-                self._outputs.close(tally.update())
-            raise
-        finally:
-            evaluations.close()
-            if begun:
-                runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
-                runs[-1]["drift"] = ranker.drift
-                with suppress(OSError, StorageInternalError):  # that there is no space has been said
-                    study.set_user_attr(RUNS, runs)
+                    proposals = sampler.propose(study, free)
+                except NothingToPropose as error:
+                    proposals, ended = [], error
+                for trial in _begin(study, space, proposals):
+                    evaluations.submit(trial)
+            self._keep(result, on_trial)  # no worker waits for the files
+            if not evaluations.under_way:
+                self._outputs.close(result)
+                return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
+            try:
+                for trial, found in evaluations.ended():
+                    if found.value is None:
+                        _fail(study, trial, REASON, found.reason)
+                    else:
+                        _end(study, trial, found.value)
+            except LMSearcherError:
+                self._keep(tally.update(), on_trial)
+                raise
+            result = tally.update()
 
     def _started(self) -> optuna.Study:
         plan = self._plan
@@ -329,6 +332,21 @@ def _described(choice: Choice | None) -> dict[str, Any]:
     belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}
     expected = {} if choice.expected is None else {"expected": choice.expected}
     return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief, **expected}}
+
+
+@contextmanager
+def _recorded(study: optuna.Study, ranker: Ranker, first: int, workers: int) -> Iterator[None]:
+    """Keep with the study what evaluates from trial ``first`` on, and in the end how much was asked."""
+    run = {"trial": first, "engine": type(ranker.engine).__name__, "workers": workers, "noise": ranker.engine.noise}
+    runs, counts = [*study.user_attrs.get(RUNS, []), {**run, **provenance()}], _counts(ranker)
+    study.set_user_attr(RUNS, runs)  # now, because a kill may end it
+    try:
+        yield
+    finally:
+        runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
+        runs[-1]["drift"] = ranker.drift
+        with suppress(OSError, StorageInternalError):  # that there is no space has been said
+            study.set_user_attr(RUNS, runs)
 
 
 def _counts(ranker: Ranker) -> dict[str, int]:

@@ -1,0 +1,42 @@
+"""Writes ``docs/cli.md`` from the ``--help`` of every command: ``python -m bench.help_pages``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import indent
+
+import click
+
+from lmsearcher_local.cli.main import main
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+NAME = "lmsearcher-local"
+WIDTH = 100  # columns
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    sections = [f"# Commands\n\nWritten by `python -m bench.help_pages`.\n\n{_block(click.Context(main, None, NAME))}"]
+    for context in _commands(click.Context(main, None, NAME)):
+        sections.append(f"## {context.command_path.removeprefix(NAME).strip()}\n\n{_block(context)}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _commands(parent: click.Context) -> Iterator[click.Context]:
+    """The commands of a group, each followed by its own."""
+    assert isinstance(parent.command, click.Group)
+    for name in parent.command.list_commands(parent):
+        command = parent.command.get_command(parent, name)
+        assert command is not None
+        context = click.Context(command, parent, name, terminal_width=WIDTH)
+        yield context
+        if isinstance(command, click.Group):
+            yield from _commands(context)
+
+
+def _block(context: click.Context) -> str:
+    context.terminal_width = WIDTH
+    return indent(context.command.get_help(context), "    ", str.strip)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
