@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import indent
 
 import click
 
@@ -15,10 +14,14 @@ WIDTH = 100  # columns
 
 def page() -> str:
     """The page, in Markdown."""
-    sections = [f"# Commands\n\nWritten by `python -m bench.help_pages`.\n\n{_block(click.Context(main, None, NAME))}"]
-    for context in _commands(click.Context(main, None, NAME)):
+    sections = [f"# Commands\n\nWritten by `python -m bench.help_pages`.\n\n{_block(_root())}"]
+    for context in _commands(_root()):
         sections.append(f"## {context.command_path.removeprefix(NAME).strip()}\n\n{_block(context)}")
     return "\n\n".join(sections) + "\n"
+
+
+def _root() -> click.Context:
+    return click.Context(main, None, NAME, terminal_width=WIDTH, **main.context_settings)
 
 
 def _commands(parent: click.Context) -> Iterator[click.Context]:
@@ -34,8 +37,7 @@ def _commands(parent: click.Context) -> Iterator[click.Context]:
 
 
 def _block(context: click.Context) -> str:
-    context.terminal_width = WIDTH
-    return indent(context.command.get_help(context), "    ", str.strip)
+    return "\n".join(f"    {line}".rstrip() for line in context.command.get_help(context).splitlines())
 
 
 if __name__ == "__main__":

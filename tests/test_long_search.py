@@ -16,9 +16,10 @@ from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study import outputs
 from lmsearcher_local.study.objectives.function import InProcess
 from lmsearcher_local.study.results import Result, result_of, rows
-from lmsearcher_local.study.run import outputs, run
+from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})
