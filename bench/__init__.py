@@ -1,1 +1,1 @@
-"""Benchmarks: ranking and search quality against peers; run from the repository root with ``python -m bench.NAME``."""
+"""Benchmarks: quality and speed against baselines; run from the repository root with ``python -m bench.NAME``."""

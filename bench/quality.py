@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from bench.peers import PEERS
+from bench.baselines import BASELINES
 from bench.rankers import Judge, ShuffledScores, blind, perfect, search, surrogate
 from bench.tables import FAMILIES, GROUPS, TRIALS, Problem, problem
 from lmsearcher_local.model.checkpoint import load_checkpoint
@@ -49,7 +49,7 @@ STAND_INS: dict[str, tuple[dict[str, Any], Callable[[Problem], Judge]]] = {
     "ceiling: paper's policy, perfect ranker": (PAPER, perfect),
     "ceiling: our policy, perfect ranker": ({}, perfect),
 }
-METHODS = (*PEERS, *OURS, *STAND_INS)
+METHODS = (*BASELINES, *OURS, *STAND_INS)
 
 
 class Cell(NamedTuple):
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
 @click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | None, engine: str) -> None:
-    """Search real tables with our methods and their peers, and compare."""
+    """Search real tables with our methods and their baselines, and compare."""
     names = METHODS if methods == "all" else tuple(name.strip() for name in methods.split(";"))
     if unknown := [name for name in names if name not in METHODS]:
         raise click.UsageError(f"there is no method {unknown[0]!r}; allowed: {'; '.join(METHODS)}")
@@ -118,8 +118,8 @@ def run_apart(cells: Sequence[Cell], out: Path) -> None:
 def run(cell: Cell) -> dict[str, Any]:
     """One search without a model, as a row."""
     found = problem(cell.table)
-    if cell.method in PEERS:
-        proposals = PEERS[cell.method](found.space, cell.seed)
+    if cell.method in BASELINES:
+        proposals = BASELINES[cell.method](found.space, cell.seed)
     else:
         policy, judge = STAND_INS[cell.method]
         proposals = search(found.space, cell.seed, judge(found), policy)

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 
-from bench.peers import Search
+from bench.baselines import Search
 from bench.tables import Problem
 from lmsearcher_local.candidates.history import History
 from lmsearcher_local.candidates.pools import Pool
@@ -102,7 +102,7 @@ def surrogate(task: Task) -> np.ndarray:
 
 
 def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) -> Search:
-    """Our search with such a ranker, as a generator like the peers."""
+    """Our search with such a ranker, as a generator like the baselines."""
     searcher = Searcher(space, JudgeRanker(judge), seed=seed, **policy)
     while True:
         [code] = searcher.ask()

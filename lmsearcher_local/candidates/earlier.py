@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from lmsearcher_local.candidates.history import HISTORY_CAP, History, normal_scores, shown
+from lmsearcher_local.candidates.history import HISTORY_CAP, History, normal_scores, truncate_history
 from lmsearcher_local.candidates.kernel import Embedding, fit_kernel, gaussian
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.spaces.space import SearchSpace
@@ -106,7 +106,7 @@ class Mean:
 
     @one_thread()
     def __init__(self, space: SearchSpace, history: History) -> None:
-        kept = shown(history.scores, TRIALS)
+        kept = truncate_history(history.scores, TRIALS)
         codes, scores = [history.codes[i] for i in kept], np.array([history.scores[i] for i in kept])
         some = kept[:: -(-len(kept) // HISTORY_CAP)]  # evenly spread: the kernel of all would be slow to fit
         theta = fit_kernel(

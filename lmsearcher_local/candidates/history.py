@@ -53,7 +53,7 @@ def min_max(scores: Sequence[float]) -> list[float]:
     return [1.0 if span == 0 else (score / 2 - low / 2) / span for score in scores]
 
 
-def shown(scores: Sequence[float], cap: int = HISTORY_CAP) -> list[int]:
+def truncate_history(scores: Sequence[float], cap: int = HISTORY_CAP) -> list[int]:
     """Which trials are shown: all, or over the cap the best half and the most recent ones, in order of evaluation."""
     n = len(scores)
     if n <= cap:

@@ -21,7 +21,7 @@ from scipy.linalg.lapack import dtrtri
 from scipy.special import ndtr
 
 from lmsearcher_local.candidates.earlier import NO_SOURCES, Sources
-from lmsearcher_local.candidates.history import History, normal_scores, scores_at, shown
+from lmsearcher_local.candidates.history import History, normal_scores, scores_at, truncate_history
 from lmsearcher_local.candidates.kernel import Embedding, fit_kernel, gaussian
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.blas import one_thread
@@ -97,7 +97,7 @@ class Surrogate:
     @cached_property
     def kept(self) -> list[int]:
         """The places in the history of the trials that are shown, at most 200."""
-        return shown(self.history.scores)
+        return truncate_history(self.history.scores)
 
     @property
     def best(self) -> float:
@@ -209,7 +209,7 @@ class Surrogate:
         return mean, np.sqrt(variance * np.maximum(before - np.einsum("ij,ij->j", white, white), 1e-9))
 
 
-def believed(surrogate: Surrogate, pending: Sequence[str]) -> History:
+def impute_pending(surrogate: Surrogate, pending: Sequence[str]) -> History:
     """The history and, behind it, codes under evaluation with the score that the surrogate expects of them.
 
     This is the kriging believer (Ginsbourger et al. 2010): what is asked meanwhile is not next to what is under way. A

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import HistoryError, StudyError, brief
-from lmsearcher_local.records.storage import JOURNAL, STUDY, kept_plan, shown, stored_study
+from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept_plan, stored_study
 from lmsearcher_local.spaces.files import (
     COLUMNS,
     RESULTS,
@@ -180,7 +180,7 @@ def open_source(source: str | Path | Study) -> Study | File:
 
 def named(source: str | Path | Study) -> str:
     """What messages call a source."""
-    return f"study {source.study_name}" if isinstance(source, Study) else shown(str(source))
+    return f"study {source.study_name}" if isinstance(source, Study) else hide_password(str(source))
 
 
 def check_objectives(study: Study, name: str) -> None:

@@ -34,15 +34,15 @@ class JournalFile(JournalFileBackend):
             raise
 
 
-def shown(place: str) -> str:
+def hide_password(place: str) -> str:
     """A storage's URL as messages and files show it: without its password."""
     return SECRET_ARGUMENT.sub(r"\1***", SECRET.sub(r"\1***@", place))
 
 
 def cannot_open(place: str, error: Exception) -> StudyError:
     """What to raise where opening a storage failed, without its password."""
-    reason = " ".join(str(error).replace(place, shown(place)).split())
-    return StudyError(f"cannot open the storage {shown(place)}: {reason}")
+    reason = " ".join(str(error).replace(place, hide_password(place)).split())
+    return StudyError(f"cannot open the storage {hide_password(place)}: {reason}")
 
 
 def stored_study(source: str | Path) -> optuna.Study:
@@ -58,15 +58,15 @@ def stored_study(source: str | Path) -> optuna.Study:
         storage = _storage(place)
         names = optuna.get_all_study_names(storage)
         if not names:
-            raise StudyError(f"{shown(place)} holds no study")
+            raise StudyError(f"{hide_password(place)} holds no study")
         if not name and len(names) != 1:
-            url = shown(place)
+            url = hide_password(place)
             raise StudyError(f"{url} holds {len(names)} studies; name one: {url}#STUDY_NAME ({', '.join(names)})")
         if name and name not in names:  # of a search, the hash of its output folder may be left out
             whole = [other for other in names if re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", other)]
             name = whole[0] if len(whole) == 1 else name
         if name and name not in names:
-            raise StudyError(f"{shown(place)} holds no study {name!r}; it holds: {', '.join(names)}")
+            raise StudyError(f"{hide_password(place)} holds no study {name!r}; it holds: {', '.join(names)}")
         study = optuna.load_study(study_name=name or names[0], storage=storage)
         for trial in study.get_trials(deepcopy=False):  # read now what a damaged journal makes unreadable
             _ = trial.params, trial.user_attrs, trial.value if len(study.directions) == 1 else trial.values

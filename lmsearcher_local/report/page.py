@@ -57,13 +57,13 @@ def page_of(source: str) -> str:
         StudyError: there is no such study, or it holds what no search of this package wrote.
     """
     from lmsearcher_local.errors import LMSearcherError, StudyError
-    from lmsearcher_local.records.storage import shown, stored_study
+    from lmsearcher_local.records.storage import hide_password, stored_study
 
     study, place = stored_study(source), Path(source)
     try:
         return page(study, place.resolve().name if place.exists() else study.study_name)
     except LMSearcherError as error:  # all else is a fault of ours, and not the study's
-        raise StudyError(f"{shown(source)}: {error}") from error
+        raise StudyError(f"{hide_password(source)}: {error}") from error
 
 
 def page(study: "optuna.Study", name: str) -> str:

@@ -64,8 +64,8 @@ class LMSearcherSampler(BaseSampler):
 
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
     whoever sampled them, and pruned ones with their last intermediate value; running and enqueued ones with the value
-    that ``surrogate.believed`` imputes. Those that failed or have no finite value or are infeasible are not shown. None
-    is proposed again. Trials marked ``killed`` count as never started, so that a resumed study proposes the same
+    that ``surrogate.impute_pending`` imputes. Those that failed, have no finite value or are infeasible are not shown.
+    None is proposed again. Trials marked ``killed`` count as never started, so that a resumed study proposes the same
     configuration once more.
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is

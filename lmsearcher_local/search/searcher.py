@@ -12,7 +12,7 @@ from lmsearcher_local.candidates.history import Direction, History
 from lmsearcher_local.candidates.kernel import fit_kernel
 from lmsearcher_local.candidates.policies import policy as policy_of
 from lmsearcher_local.candidates.pools import Pool, promising
-from lmsearcher_local.candidates.surrogate import Surrogate, believed
+from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.errors import HistoryError, NothingToPropose, SpaceExhausted
 from lmsearcher_local.model.ranker import Pick, Ranker, Task
@@ -89,7 +89,7 @@ class Searcher:
         """The next ``n`` codes to evaluate, distinct, never evaluated before; all of them from one engine call.
 
         Codes asked before and not yet told count with the score that a Gaussian process expects of them
-        (``surrogate.believed``). Fewer come back when the space holds no more.
+        (``surrogate.impute_pending``). Fewer come back when the space holds no more.
 
         Raises:
             SpaceExhausted: every valid code is evaluated, failed or being evaluated.
@@ -102,7 +102,7 @@ class Searcher:
         known, pending = self._known, [*self._pending]
         surrogate = Surrogate(self.space, self._told.essential, self._fit, self.sources)
         if pending:
-            surrogate = Surrogate(self.space, believed(surrogate, pending), self._fit, self.sources)
+            surrogate = Surrogate(self.space, impute_pending(surrogate, pending), self._fit, self.sources)
         offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
         for trial in range(len(known), len(known) + n):
             rng = np.random.default_rng([self.seed, trial])

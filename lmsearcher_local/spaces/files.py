@@ -38,10 +38,10 @@ def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
         f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}\n }}'
         for i, (code, value) in enumerate(values, 1)
     ]
-    replaced(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")
+    write_atomically(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")
 
 
-def replaced(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace the file by this text; a crash leaves the old file or the new one."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # Not tempfile, whose files are the owner's alone: the umask says who may read it.

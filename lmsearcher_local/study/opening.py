@@ -22,8 +22,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, elsewhere, shown
-from lmsearcher_local.spaces.files import RESULTS, replaced
+from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, elsewhere, hide_password
+from lmsearcher_local.spaces.files import RESULTS, write_atomically
 from lmsearcher_local.study.plan import Plan
 from lmsearcher_local.study.results import OURS, WARM, code_of
 from lmsearcher_local.system.folders import unusable
@@ -94,7 +94,7 @@ def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna
     found = study.user_attrs.get(PLAN)
     if found is None and not study.get_trials(deepcopy=False) and study.direction.name.lower() == plan.direction:
         return study  # killed right after it was created
-    where = str(out) if storage is None else f"study {name} of {shown(storage)}"
+    where = str(out) if storage is None else f"study {name} of {hide_password(storage)}"
     if not resume:
         raise StudyError(f"{where} already holds a study: add --resume to continue it, or choose another folder")
     if not isinstance(found, dict):
@@ -124,7 +124,7 @@ def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna
 
 def _command(study: optuna.Study, storage: str | None, key: str, value: str) -> str:
     """How a person sets an attribute of a study."""
-    place = shown(storage) if storage else JOURNAL
+    place = hide_password(storage) if storage else JOURNAL
     return f"optuna study set-user-attr --storage {place} --study-name {study.study_name} -k '{key}' --value '{value}'"
 
 
@@ -191,8 +191,8 @@ def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) ->
     if storage is not None:
         if OUT not in study.user_attrs:
             study.set_user_attr(OUT, str(out.resolve()))
-        kept = {"storage": shown(storage), "study": study.study_name, "plan": plan.describe()}
-        replaced(out / STUDY, json.dumps(kept, indent=1) + "\n")
+        kept = {"storage": hide_password(storage), "study": study.study_name, "plan": plan.describe()}
+        write_atomically(out / STUDY, json.dumps(kept, indent=1) + "\n")
 
 
 def opened(out: Path, storage: str | None) -> BaseStorage | str:
@@ -205,7 +205,7 @@ def study_name(out: Path, storage: str | None) -> str:
     if storage is None:
         return "search"
     kept = elsewhere(out)
-    if kept.get("storage") == shown(storage) and isinstance(kept.get("study"), str):
+    if kept.get("storage") == hide_password(storage) and isinstance(kept.get("study"), str):
         return str(kept["study"])
     whole = out.resolve()
     return f"{whole.name}-{hashlib.sha256(str(whole).encode(errors='surrogateescape')).hexdigest()[:8]}"

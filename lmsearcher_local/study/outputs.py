@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from lmsearcher_local.spaces.files import RESULTS, TABLE, replaced, write_history
+from lmsearcher_local.spaces.files import RESULTS, TABLE, write_atomically, write_history
 from lmsearcher_local.study.results import Result, table_of, text_of
 
 SHARE = 20  # between two writings of the JSON lies so many times what one takes
@@ -25,7 +25,7 @@ class Outputs:
 
     def write(self, result: Result) -> None:
         """Write both anew, the trials in order of their numbers."""
-        replaced(self._folder / TABLE, text_of(result))
+        write_atomically(self._folder / TABLE, text_of(result))
         self._ordered, self._last = True, result
         self._write_history(result)
 

@@ -18,7 +18,7 @@ from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
-from lmsearcher_local.records.storage import JOURNAL, absolute_url, shown
+from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING, Choice
 from lmsearcher_local.search.optuna_sampler import ENQUEUED, KILLED, LMSearcherSampler
@@ -46,7 +46,7 @@ class Search:
         self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool = False
     ) -> None:
         self._plan = plan
-        self._place = shown(storage) if storage else str(out)  # as the user wrote it
+        self._place = hide_password(storage) if storage else str(out)  # as the user wrote it
         self._out = out.resolve()  # foreign code may change the working folder
         self._storage = storage
         self._study = study
@@ -82,7 +82,7 @@ class Search:
         """Search until ``trials`` configurations are evaluated, those of earlier runs included.
 
         Whenever workers are free, configurations for all of them are asked in one engine call. Those under way count
-        with the value that ``surrogate.believed`` imputes. A trial whose process dies is tried once more.
+        with the value that ``surrogate.impute_pending`` imputes. A trial whose process dies is tried once more.
 
         Args:
             on_trial: called with the result so far at the start and after every trial.

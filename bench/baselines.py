@@ -1,7 +1,7 @@
 """The search methods that ours is measured against, each a generator: it yields a code and is sent the code's score.
 
-Scores are higher better. A peer knows the space, the seed and the scores it was sent. Optuna may propose a code twice,
-which costs it an evaluation like any other; the others propose a code once.
+Scores are higher better. A baseline knows the space, the seed and the scores it was sent. Optuna may propose a code
+twice, which costs it an evaluation like any other; the others propose a code once.
 """
 
 import logging
@@ -21,7 +21,7 @@ from lmsearcher_local.candidates.history import normal_scores
 from lmsearcher_local.spaces.space import SearchSpace
 
 Search = Generator[str, float, None]
-Peer = Callable[[SearchSpace, int], Search]
+Baseline = Callable[[SearchSpace, int], Search]
 
 POPULATION, TOURNAMENT = 50, 10  # regularized evolution
 GP_START, GP_REFIT = 10, 10  # random trials first; trials between fits of the kernel
@@ -136,7 +136,7 @@ def smac3(space: SearchSpace, seed: int) -> Search:
             smac.tell(trial, TrialValue(cost=-score), save=False)
 
 
-PEERS: dict[str, Peer] = {
+BASELINES: dict[str, Baseline] = {
     "random": random_search,
     "regularized evolution": regularized_evolution,
     "local search": local_search,

@@ -8,7 +8,7 @@ from lmsearcher_local.candidates.history import normal_scores
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.training.trajectories import Task
 
-Peer = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better
+Baseline = Callable[[Task], np.ndarray]  # predictions for the pool, higher is better
 
 
 def ridge(task: Task) -> np.ndarray:
@@ -63,7 +63,7 @@ def hints(task: Task) -> np.ndarray:
     return Surrogate(task.space, history).posterior(pool)[0]
 
 
-PEERS: dict[str, Peer] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest, "hints alone": hints}
+BASELINES: dict[str, Baseline] = {"ridge": ridge, "gp": gp, "forest": forest, "nearest": nearest, "hints alone": hints}
 
 
 def _mismatches(a: np.ndarray, b: np.ndarray) -> np.ndarray:
