@@ -140,7 +140,7 @@ def test_a_tokenizer_that_cuts_or_pads_texts_does_so_no_more(tmp_path: Path) -> 
     ("name", "place", "error"),
     [
         ("training, state", "torch.load", MemoryError("no room")),  # "remove it" would cost hours of training
-        ("checkpoint, tokenizer.json", "lmsearcher_local.model.checkpoint.TextCodec", TypeError("ours")),
+        ("checkpoint, tokenizer.json", "lmsearcher_local.model.codecs.text.TextCodec", TypeError("ours")),
         ("study, journal", "lmsearcher_local.report.page.best_rows", KeyError("ours")),
     ],
 )
