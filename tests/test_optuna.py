@@ -484,7 +484,7 @@ def test_processes_get_different_points(tmp_path: Path) -> None:
 def test_the_ten_lines_of_the_readme() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     [code] = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "LMSearcherSampler" in text]
-    assert len([line for line in code.splitlines() if line]) == 10
+    assert len([line for line in code.splitlines() if line]) <= 10
     names: dict[str, optuna.Study] = {}
     exec(code.replace("n_trials=100", "n_trials=12, n_jobs=8"), names)
     assert len(names["study"].trials) == distinct(names["study"]) == 12
