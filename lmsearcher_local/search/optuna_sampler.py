@@ -65,8 +65,7 @@ class LMSearcherSampler(BaseSampler):
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
     whoever sampled them, and pruned ones with their last intermediate value; running and enqueued ones with the value
     that ``surrogate.impute_pending`` imputes. Those that failed, have no finite value or are infeasible are not shown.
-    None is proposed again. Trials marked ``killed`` count as never started, so that a resumed study proposes the same
-    configuration once more.
+    None is proposed again. Trials marked ``killed`` count as never started: a resumed study proposes theirs once more.
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.

@@ -1,8 +1,7 @@
 """Search spaces: named parameters with options, and NCode, the digit string that names a configuration.
 
 Position *i* of an NCode is parameter *i*, its digits are the index of the option taken (paper, section 3.1).
-A parameter with more than ten options takes a fixed number of decimal digits, so that every code of a space has
-the same length and is read in one way only.
+A parameter with more than ten options takes a fixed number of digits: every code of a space has the same length.
 """
 
 import math
