@@ -41,4 +41,4 @@ def _block(context: click.Context) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")

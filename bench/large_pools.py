@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.tables import DEVELOPMENT, problem
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search.large_pools import expected_scores
@@ -22,7 +23,7 @@ from lmsearcher_local.system.provenance import provenance
 
 @click.command(context_settings={"show_default": True})
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Its folder.  [default: the bundled one]")
-@click.option("--engine", type=click.Choice(["vllm", "transformers"]), default="vllm")
+@click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 @click.option("--history", type=click.IntRange(1), default=100)
 @click.option("--pool", type=click.IntRange(2), default=2000)
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Histories of each table.")

@@ -179,10 +179,8 @@ class Surrogate:
     @property
     def belief(self) -> Belief:
         """How far the sources are believed, given a history."""
-        means, y = (
-            self.sources.means(self.space.array([self.history.codes[i] for i in self.kept])),
-            self._process.target,
-        )
+        y = self._process.target
+        means = self.sources.means(self.space.array([self.history.codes[i] for i in self.kept]))
         apart = means - means.mean(0)
         lengths = np.sqrt((apart**2).sum(0) * (y @ y))
         return Belief(self._process.trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))

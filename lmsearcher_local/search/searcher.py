@@ -39,8 +39,8 @@ class Searcher:
         policy: how pools are made, a name in ``lmsearcher_local.candidates.policies.POLICIES``.
         pool_size: candidates shown to the model per trial.
         temperature: 0 takes the model's greedy answer, above 0 samples its answer.
-        earlier: earlier searches, as ``sources.read_earlier`` reads them. The first ``INITIAL`` codes then are what
-            these let expect most, and no longer random ones.
+        earlier: earlier searches, as ``earlier_runs.read_earlier`` reads them. The first ``INITIAL`` codes then are
+            what these let expect most, and no longer random ones.
         first: codes to propose before all others, in this order; those known already are passed over.
 
     Raises:
