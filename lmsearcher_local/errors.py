@@ -38,6 +38,10 @@ class HistoryError(LMSearcherError, ValueError):
     """Evaluated points that cannot be used: a value that is not a finite number, a malformed file."""
 
 
+class MeasureError(LMSearcherError, ValueError):
+    """A goal or a limit that is not written as one, or measured values that lack what these name."""
+
+
 class PromptError(LMSearcherError, ValueError):
     """A history and pool that cannot be shown to this checkpoint."""
 
