@@ -28,9 +28,18 @@ def test_command_gets_the_configuration_in_both_ways() -> None:
     assert CommandObjective(command, SPACE)(CODE, CONFIGURATION) == 0.2
 
 
+def test_a_command_may_print_several_numbers_by_name() -> None:
+    command = 'echo noise; echo \'{"accuracy": 0.5, "latency": 3}\'; echo'
+    assert CommandObjective(command, SPACE)(CODE, CONFIGURATION) == {"accuracy": 0.5, "latency": 3.0}
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
+        ("echo '{\"a\": 1'", "the last line is no JSON object: '{"),
+        ('echo \'{"a": 1, "a": 2}\'', "the last line is no JSON object: '{"),
+        ("echo '{\"a\": NaN}'", "the objective returned nan for a; a finite number is needed"),
+        ('echo \'{"a": "high"}\'', "the objective returned 'high' for a, which is no number"),
         ("echo 1; echo bad luck >&2; exit 3", "exit status 3: bad luck"),
         ("exit 4", "exit status 4: nothing on stderr"),
         ("true", "the command printed nothing"),

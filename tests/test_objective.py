@@ -67,6 +67,29 @@ def test_anything_else_is_none(value: object) -> None:
         checked(value)
 
 
+def test_several_numbers_by_name_are_measured_values() -> None:
+    measured = checked({"accuracy": np.float32(0.5), " latency ": torch.tensor(3)})
+    assert measured == {"accuracy": 0.5, "latency": 3.0}
+    assert {type(value) for value in measured.values()} == {float}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({}, "an empty mapping"),
+        ({"": 1.0}, "a mapping with the name ''; names are text"),
+        ({3: 1.0}, "a mapping with the name '3'; names are text"),
+        ({"a": 1.0, "b": math.nan}, "nan for b; a finite number is needed"),
+        ({"a": None}, "'None' for a, which is no number"),
+        ({"a": {"b": 1.0}}, "for a, which is no number"),
+    ],
+    ids=repr,
+)
+def test_a_mapping_holds_finite_numbers_by_name(value: object, reason: str) -> None:
+    with pytest.raises(ObjectiveFailed, match=f"the objective returned .*{reason}"):
+        checked(value)
+
+
 def test_a_function_may_run_in_this_process() -> None:
     assert InProcess(lambda configuration: os.getpid())(CODE, CONFIGURATION) == os.getpid()
     with pytest.raises(ObjectiveFailed, match="RuntimeError: out of luck"):

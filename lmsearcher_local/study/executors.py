@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from lmsearcher_local.errors import ObjectiveError, SearchStopped, StudyError
 from lmsearcher_local.spaces.space import Configuration
-from lmsearcher_local.study.objectives.base import Objective, ObjectiveFailed, WorkerLost, checked, describe_error
+from lmsearcher_local.study.objectives.base import (
+    Measured,
+    Objective,
+    ObjectiveFailed,
+    WorkerLost,
+    checked,
+    describe_error,
+)
 from lmsearcher_local.study.objectives.call import forks_end_here
 
 CONNECTING = 20  # seconds to wait for a cluster
@@ -17,12 +24,12 @@ DEATHS = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedErr
 
 
 class Outcome(NamedTuple):
-    """What came of an evaluation: a value, or the reason why there is none.
+    """What came of an evaluation: what was measured, or the reason why nothing was.
 
     ``lost``: its process died, try again. ``stops``: nothing can be evaluated, the search ends.
     """
 
-    value: float | None
+    value: Measured | None
     reason: str = ""
     lost: bool = False
     stops: bool = False

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.candidates.earlier import Earlier
 from lmsearcher_local.candidates.history import Direction
-from lmsearcher_local.errors import LMSearcherError, NothingToPropose, SearchStopped, SpaceExhausted
+from lmsearcher_local.candidates.measures import judged
+from lmsearcher_local.errors import LMSearcherError, MeasureError, NothingToPropose, SearchStopped, SpaceExhausted
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
@@ -26,7 +27,7 @@ from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.evaluations import Evaluations, are_here
-from lmsearcher_local.study.objectives.base import Function, Objective, ProcessObjective
+from lmsearcher_local.study.objectives.base import Function, Measured, Objective, ProcessObjective
 from lmsearcher_local.study.objectives.function import FunctionObjective
 from lmsearcher_local.study.objectives.processes import end_leftovers
 from lmsearcher_local.study.opening import check_free, claim, created, describe, existing, locked, release
@@ -185,7 +186,7 @@ class Search:
                     if found.value is None:
                         _fail(study, trial, REASON, found.reason)
                     else:
-                        _end(study, trial, found.value)
+                        _store(study, trial, found.value)
             except LMSearcherError:
                 self._keep(tally.update(), on_trial)
                 raise
@@ -381,6 +382,15 @@ def _end_running(study: optuna.Study) -> None:
 def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
     study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
     _end(study, trial, None)
+
+
+def _store(study: optuna.Study, trial: FrozenTrial, measured: Measured) -> None:
+    try:
+        [value], _ = judged(measured, (), ())
+    except MeasureError as error:
+        _fail(study, trial, REASON, str(error))
+    else:
+        _end(study, trial, value)
 
 
 def _end(study: optuna.Study, trial: FrozenTrial, value: float | None) -> None:

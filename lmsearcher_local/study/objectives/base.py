@@ -1,12 +1,12 @@
 """What an objective is, and what counts as its score.
 
-An evaluation either returns a finite number or raises ``ObjectiveFailed`` with the reason; a failed one costs its own
-trial only. Evaluation processes import this module, so it imports as little as can be.
+An evaluation either returns a finite number, or several by name, or raises ``ObjectiveFailed`` with the reason; a
+failed one costs its own trial only. Evaluation processes import this module, so it imports as little as can be.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lmsearcher_local.errors import LMSearcherError
@@ -14,7 +14,8 @@ from lmsearcher_local.errors import LMSearcherError
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
 
-Function = Callable[["Configuration"], Any]  # what it returns is a number; see ``checked``
+Function = Callable[["Configuration"], Any]  # what it returns is a number, or several by name; see ``checked``
+Measured = float | dict[str, float]
 
 OUT = "LMSEARCHER_OUT"  # environment variable of an evaluation: the absolute output folder of its search
 NO_NUMBERS = ("bool", "complex", "datetime", "timedelta", "<U", "|S")  # data types that float() takes all the same
@@ -38,8 +39,8 @@ class Objective(Protocol):
 
     name: str
 
-    def __call__(self, code: str, configuration: "Configuration") -> float:
-        """The score, a finite number. The configuration is the callee's own.
+    def __call__(self, code: str, configuration: "Configuration") -> Measured:
+        """The score, a finite number, or several by name. The configuration is the callee's own.
 
         Raises:
             ObjectiveFailed: there is none.
@@ -70,23 +71,35 @@ class ProcessObjective:
         return {**os.environ, **own, **variables}
 
 
-def checked(value: object) -> float:
-    """The score as a float: whatever counts as a number, also a tensor or an array that holds one.
+def checked(value: object) -> Measured:
+    """What was measured: a finite number, or a mapping of names to such numbers.
 
     Raises:
-        ObjectiveFailed: it is not a finite number.
+        ObjectiveFailed: it is something else.
     """
+    if not isinstance(value, Mapping):
+        return _number(value, "")
+    for name in value:
+        if not isinstance(name, str) or not name.strip():
+            raise ObjectiveFailed(f"the objective returned a mapping with the name {str(name)[:200]!r}; names are text")
+    if not value:
+        raise ObjectiveFailed("the objective returned an empty mapping; it names what was measured")
+    return {str(name).strip(): _number(item, f" for {name}") for name, item in value.items()}
+
+
+def _number(value: object, where: str) -> float:
+    """The score as a float: whatever counts as a number, also a tensor or an array that holds one."""
     kind = str(getattr(value, "dtype", ""))
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or any(name in kind for name in NO_NUMBERS):
-        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}, which is no number")
+        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}{where}, which is no number")
     try:
         score = float(value)
     except OverflowError:
         score = math.inf
     except Exception as error:  # of an array of several, for example
-        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}, which is no number") from error
+        raise ObjectiveFailed(f"the objective returned {str(value)[:200]!r}{where}, which is no number") from error
     if not math.isfinite(score):
-        raise ObjectiveFailed(f"the objective returned {score}; a finite number is needed")
+        raise ObjectiveFailed(f"the objective returned {score}{where}; a finite number is needed")
     return score
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.study.objectives.base import Function, ObjectiveFailed, checked, describe_error
+from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, checked, describe_error
 
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
@@ -33,11 +33,11 @@ def load_function(spec: str) -> Function:
     return function
 
 
-def evaluate_function(function: Function, configuration: "Configuration") -> float:
-    """The function's score.
+def evaluate_function(function: Function, configuration: "Configuration") -> Measured:
+    """What the function measured.
 
     Raises:
-        ObjectiveFailed: it raised, or returned no finite number.
+        ObjectiveFailed: it raised, or returned no finite number and no mapping of names to such.
     """
     try:
         with forks_end_here():

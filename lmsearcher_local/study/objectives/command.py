@@ -7,16 +7,23 @@ import tempfile
 from typing import IO
 
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
-from lmsearcher_local.study.objectives.base import ObjectiveFailed, ProcessObjective, checked, describe_error
+from lmsearcher_local.study.objectives.base import (
+    Measured,
+    ObjectiveFailed,
+    ProcessObjective,
+    checked,
+    describe_error,
+)
 from lmsearcher_local.study.objectives.processes import kill_tree
 from lmsearcher_local.study.objectives.template import Template
+from lmsearcher_local.system.documents import parse_json
 
 OUTPUT_BYTES = 65536  # read from the end of what a command printed
 
 
 class CommandObjective(ProcessObjective):
     """A shell command, or a program and its arguments as a JSON list; the last line that it prints and that is not
-    empty is the score.
+    empty is the score, or a JSON object of several numbers by name.
 
     ``{name}`` becomes the option of that parameter and ``{ncode}`` the code, as one word (see ``Template``). The
     command also finds the configuration as JSON in ``LMSEARCHER_CONFIG`` and the code in ``LMSEARCHER_NCODE``. An exit
@@ -33,7 +40,7 @@ class CommandObjective(ProcessObjective):
         self._running: list[int] = []
         self._template = Template(command, ("ncode", *space.names))
 
-    def __call__(self, code: str, configuration: Configuration) -> float:
+    def __call__(self, code: str, configuration: Configuration) -> Measured:
         command = self._template.command({"ncode": code, **configuration})
         variables = {"LMSEARCHER_CONFIG": json.dumps(configuration), "LMSEARCHER_NCODE": code}
         # Files, not pipes: the reader of a pipe waits for every process that the command left behind.
@@ -67,14 +74,20 @@ class CommandObjective(ProcessObjective):
             line = _last_line(output)
         if not line:
             raise ObjectiveFailed("the command printed nothing; its last line is the score")
-        try:
-            return checked(float(line))
-        except ValueError:
-            raise ObjectiveFailed(f"the last line is no number: {line[:200]!r}") from None
+        return _measured(line)
 
     def close(self) -> None:
         for pid in [*self._running]:
             kill_tree(pid)
+
+
+def _measured(line: str) -> Measured:
+    """The number or the JSON object that a line is."""
+    try:
+        return checked(parse_json(line) if line.startswith("{") else float(line))
+    except (ValueError, RecursionError):
+        kind = "JSON object" if line.startswith("{") else "number"
+        raise ObjectiveFailed(f"the last line is no {kind}: {line[:200]!r}") from None
 
 
 def _last_line(stream: IO[bytes]) -> str:

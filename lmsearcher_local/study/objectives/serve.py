@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.study.objectives.base import Function, ObjectiveFailed, describe_error
+from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, describe_error
 from lmsearcher_local.study.objectives.call import evaluate_function, flush_output, load_function
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def serve() -> None:
             connection.send(_evaluated(call, connection.recv()))
 
 
-def _evaluated(function: Function, configuration: "Configuration") -> tuple[float | None, str | None]:
+def _evaluated(function: Function, configuration: "Configuration") -> tuple[Measured | None, str | None]:
     try:
         return evaluate_function(function, configuration), None
     except ObjectiveFailed as error:

@@ -13,7 +13,7 @@ import psutil
 
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.spaces.space import Configuration
-from lmsearcher_local.study.objectives.base import ObjectiveFailed, WorkerLost
+from lmsearcher_local.study.objectives.base import Measured, ObjectiveFailed, WorkerLost
 from lmsearcher_local.study.objectives.processes import descendants, kill, kill_tree
 
 STARTING = 300.0  # seconds for what the function imports
@@ -74,8 +74,8 @@ class Worker:
         except ObjectiveFailed as error:
             raise ObjectiveError(f"cannot import {self._name}: {error}") from error
 
-    def call(self, configuration: Configuration, timeout: float | None) -> float:
-        """The function's score.
+    def call(self, configuration: Configuration, timeout: float | None) -> Measured:
+        """What the function measured.
 
         Raises:
             ObjectiveFailed: there is none, or not within the seconds given.
