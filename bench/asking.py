@@ -20,7 +20,7 @@ from bench.tables import TRIALS, problem
 from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.ranker import Pick, Task
-from lmsearcher_local.search import searcher as searching
+from lmsearcher_local.search import state as searching
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
 

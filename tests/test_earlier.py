@@ -14,7 +14,8 @@ from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
 from lmsearcher_local.candidates.pools import promising
 from lmsearcher_local.candidates.surrogate import OFFSET, TRUSTS, Surrogate
 from lmsearcher_local.errors import HistoryError
-from lmsearcher_local.search.searcher import INITIAL, Searcher
+from lmsearcher_local.search.propose import INITIAL
+from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 5)

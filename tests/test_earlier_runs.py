@@ -19,7 +19,8 @@ from lmsearcher_local.records.sources import read_first
 from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.report.page import page_of
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
-from lmsearcher_local.search.searcher import INITIAL, Searcher
+from lmsearcher_local.search.propose import INITIAL
+from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.plan import Plan
 from lmsearcher_local.study.run import run

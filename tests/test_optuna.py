@@ -25,8 +25,10 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.optuna_sampler import CLAIM, Group, LMSearcherSampler, drawn, encoded
 from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import BINS, LISTED, distributions, options
 from lmsearcher_local.spaces.space import SearchSpace
 
@@ -174,7 +176,7 @@ def test_whatever_the_objective_suggests_is_searched_and_no_bin_twice() -> None:
     assert list(kinds) == ["dropout", "layers", "rate", "width"]
     space = SearchSpace({name: options(kind) for name, kind in kinds.items()})
     assert space.sizes == (6, 5, BINS, len(options(kinds["width"])))
-    codes = [code for code, _ in encoded(Group(kinds, Searcher(space, scripted_ranker())), study.trials)]
+    codes = [code for code, _ in encoded(Group(kinds, State(space, SearchOptions())), study.trials)]
     assert len(set(codes)) == 30
 
 
@@ -226,7 +228,7 @@ def test_what_others_depend_on_is_taken_again_and_failures_behind_it_are_no_obst
 def test_every_value_has_its_option_and_every_option_its_values(kind: BaseDistribution, size: int) -> None:
     assert len(options(kind)) == size
     space = SearchSpace({"x": options(kind)})
-    group = Group({"x": kind}, Searcher(space, scripted_ranker()))
+    group = Group({"x": kind}, State(space, SearchOptions()))
     rng = np.random.default_rng(0)
 
     def code(value: object) -> list[str]:
@@ -243,12 +245,12 @@ def test_every_value_has_its_option_and_every_option_its_values(kind: BaseDistri
         assert space.indices(code(kind.high)[0]) == (size - 1,)
 
 
-def told(study: optuna.Study) -> Searcher:
-    """A searcher that knows what the sampler knows of a study over SPACE."""
+def told(study: optuna.Study) -> State:
+    """What the sampler knows of a study over SPACE."""
     sampler = study.sampler
     assert isinstance(sampler, LMSearcherSampler)
     [group], _ = sampler._told(study)
-    return group.searcher
+    return group.state
 
 
 @pytest.mark.parametrize("space", [None, SPACE])
@@ -281,8 +283,8 @@ def test_what_other_samplers_and_people_leave_in_the_study(space: SearchSpace | 
     add("0002", value=4.0)  # the latest distribution counts
     study.enqueue_trial(SPACE.decode("1200"))
     study.enqueue_trial({"a": "y"})  # the rest is to be sampled
-    searcher = told(study)
-    shown = dict(zip(searcher.history.codes, searcher.history.scores, strict=True))
+    state = told(study)
+    shown = dict(zip(state.told.history.codes, state.told.history.scores, strict=True))
     assert {code: value for code, value in shown.items() if code not in random} == {
         "0000": 1.5,
         "0001": 5.0,
@@ -291,7 +293,7 @@ def test_what_other_samplers_and_people_leave_in_the_study(space: SearchSpace | 
         "0002": 4.0,
     }
     failed, waiting = {"1000", "1001", "1010", "1011"}, {"1200"}
-    assert (searcher._closed, {*searcher._pending}) == (failed, waiting)
+    assert (state.closed, {*state.pending}) == (failed, waiting)
     study.optimize(score, n_trials=30)
     queued, partly, *sampled = [trial.params for trial in study.trials if trial.number > 14]
     assert queued == SPACE.decode("1200")
@@ -414,9 +416,7 @@ def test_groups_and_processes_that_collided_draw_apart() -> None:
     study.optimize(conditional, n_trials=8)
     assert isinstance(study.sampler, LMSearcherSampler)
     seeds = [
-        [group.searcher.seed for group in study.sampler._told(study, n, attempt)[0]]
-        for n in (8, 9)
-        for attempt in (0, 1)
+        [group.state.seed for group in study.sampler._told(study, n, attempt)[0]] for n in (8, 9) for attempt in (0, 1)
     ]
     assert seeds[0] == seeds[2]
     assert len({*seeds[0], *seeds[1], *seeds[3]}) == 9

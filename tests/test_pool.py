@@ -14,7 +14,7 @@ from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.ranker import Ranker, Task
-from lmsearcher_local.search import searcher as module
+from lmsearcher_local.search import state as module
 from lmsearcher_local.search.searcher import Searcher, ask_together
 from lmsearcher_local.spaces.space import SearchSpace
 

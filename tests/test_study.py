@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,6 +13,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.search.options import DEFAULTS, SearchOptions
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import read_pool, write_history
@@ -195,6 +195,7 @@ def test_half_a_line_and_a_lock_left_by_a_kill_are_no_obstacle(tmp_path: Path) -
         ({"direction": "minimize"}, r"another direction \(maximize, not minimize\)"),
         ({"checkpoint": "abc"}, r"another checkpoint \(, not abc\)"),
         ({"policy": "paper"}, r"another policy \(surrogate, not paper\)"),
+        ({"temperature": 1.0}, r"another temperature \(None, not 1.0\)"),
         ({"pool_size": 5}, r"another pool size \(10, not 5\)"),
         ({"space": SearchSpace([5] * 4)}, "another space: resume"),
         ({"space": SearchSpace(dict(reversed(SPACE.describe().items())))}, "another space: resume"),
@@ -206,7 +207,10 @@ def test_half_a_line_and_a_lock_left_by_a_kill_are_no_obstacle(tmp_path: Path) -
 def test_resume_with_another_plan_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     search(tmp_path, 6)
     before = folder(tmp_path)
-    plan = replace(Plan(SPACE, "function test_study:score"), **change)  # type: ignore[arg-type]
+    options = {name: change[name] for name in DEFAULTS.without() if name in change}
+    rest = {name: value for name, value in change.items() if name not in options}
+    same = {"space": SPACE, "objective": "function test_study:score"}
+    plan = Plan(**same | rest, options=SearchOptions(**options))  # type: ignore[arg-type]
     with pytest.raises(StudyError, match=message) as raised, open_search(tmp_path, plan, resume=True):
         pass
     assert "\n" not in str(raised.value)

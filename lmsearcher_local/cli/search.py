@@ -13,6 +13,7 @@ import click
 
 from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
+from lmsearcher_local.search.options import DEFAULTS, help_of
 from lmsearcher_local.system.plain import counted, plain
 
 if TYPE_CHECKING:
@@ -61,23 +62,21 @@ Exit status: 0 a best configuration was found; 1 the search cannot go on or ever
 """
 
 
+def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
+    """One of ``SearchOptions`` on the command line."""
+    default, flag = getattr(DEFAULTS, name), "--" + name.replace("_", "-")
+    return click.option(flag, type=kind, default=default, show_default=True, help=help_of(name))
+
+
 @click.command(help=HELP)
 @space_options
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function: configuration dictionary in, number out.")
 @click.option("--command", metavar="SHELL", help="A shell command whose last line of output is the score.")
 @click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
 @click.option("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="Evaluations in all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
-@click.option(
-    "--policy",
-    type=click.Choice([*POLICIES]),
-    default="surrogate",
-    show_default=True,
-    help="Pools: what a Gaussian process finds most promising, neighbours of the best, or uniform as in the paper.",
-)
-@click.option(
-    "--pool-size", type=click.IntRange(min=1), default=10, show_default=True, help="Candidates the model picks from."
-)
+@search_option("seed", click.IntRange(min=0))
+@search_option("policy", click.Choice([*POLICIES]))
+@search_option("pool_size", click.IntRange(min=1))
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: runs/SPACE-seedSEED]")
 @click.option("--resume", is_flag=True, help="Continue the study in the output folder, if there is one.")
 @click.option("--storage", metavar="URL", help="Optuna storage.  [default: a journal file in the output folder]")
@@ -127,8 +126,6 @@ def search(
     direction: str | None,
     trials: int,
     seed: int,
-    policy: str,
-    pool_size: int,
     out: Path | None,
     resume: bool,
     storage: str | None,
@@ -139,12 +136,15 @@ def search(
     workers: int | None,
     cluster: str | None,
     gpu: "Gpu | None",
+    policy: str,
+    pool_size: int,
     **model: Any,
 ) -> None:
     import optuna
 
     from lmsearcher_local.model.checkpoint import load_checkpoint
     from lmsearcher_local.model.load import load_ranker
+    from lmsearcher_local.search.options import SearchOptions
     from lmsearcher_local.spaces.files import RESULTS, TABLE
     from lmsearcher_local.study.executors import connected
     from lmsearcher_local.study.run import Plan, open_search
@@ -156,8 +156,9 @@ def search(
     goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
     known, sources = known_before(warm_start, space, way), learned_from(earlier, space, way)
     begin = begun_with(first, space)
+    options = SearchOptions(direction=way, seed=seed, policy=policy, pool_size=pool_size, earlier=sources, first=begin)
     identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
-    plan = Plan(space, goal.name, identity, way, seed, policy, pool_size, known, sources, begin)
+    plan = Plan(space, goal.name, identity, options, known)
     out = out or Path("runs") / f"{name}-seed{seed}"
     picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Lock
 from typing import Any, NamedTuple
@@ -25,7 +24,9 @@ from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.earlier_runs import as_earlier, studies_of, study_as_earlier
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import Choice
-from lmsearcher_local.search.searcher import Searcher, ask_together
+from lmsearcher_local.search.options import SearchOptions
+from lmsearcher_local.search.propose import propose
+from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import distributions, draw, edges, encode, space_of
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 
@@ -37,13 +38,13 @@ ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values o
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that always occur together, and the searcher of the space that they make.
+    """Parameters that always occur together, and what is known of the search in the space that they make.
 
     ``codes`` are those of trials that ended, by number; they are the storage's own objects and do not change.
     """
 
     kinds: dict[str, BaseDistribution]
-    searcher: Searcher
+    state: State
     codes: dict[int, tuple[FrozenTrial, str | None]] = field(default_factory=dict)
 
 
@@ -82,15 +83,11 @@ class LMSearcherSampler(BaseSampler):
     Args:
         ranker: the model.
         space: what to search, if fixed; ``trial.suggest_categorical`` must name its parameters and their options.
-        seed: as in ``Searcher``, like the following.
-        policy: how pools are made.
-        pool_size: candidates shown to the model per trial.
-        temperature: 0 takes the model's greedy answer, above 0 samples its answer.
         gpu: "shared", the default where the engine can sleep: the model leaves the card when a trial has its values,
             and is back for the next question; "kept": it stays. With ``n_jobs`` above 1 it also comes back while other
             trials run, so there its memory must be free all the time.
         earlier: studies to learn from, each in its own direction. With a fixed space also what ``read_earlier`` read.
-        first: codes of the fixed space to take before all others, in this order.
+        options: any other of ``SearchOptions``, by name. The direction is the study's; ``first`` needs a fixed space.
 
     Raises:
         PromptError: the space does not fit the checkpoint.
@@ -103,26 +100,22 @@ class LMSearcherSampler(BaseSampler):
         ranker: Ranker,
         *,
         space: SearchSpace | None = None,
-        seed: int = 0,
-        policy: str = "surrogate",
-        pool_size: int = 10,
-        temperature: float = 0.0,
         gpu: Gpu | None = None,
         earlier: Sequence[Study | Earlier] = (),
-        first: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        self._seed = seed
+        if "direction" in options:
+            raise ValueError("the direction is the study's: create it with one")
+        if options.get("first") and space is None:
+            raise ValueError("without a fixed space there are no codes to take first")
+        self._options = SearchOptions(**options)
         self._ranker = ranker
         self._shared = shares(gpu, ranker.engine)
-        self._searcher = partial(
-            Searcher, ranker=ranker, seed=seed, policy=policy, pool_size=pool_size, temperature=temperature
-        )
-        if first and space is None:
-            raise ValueError("without a fixed space there are no codes to take first")
         self._earlier = () if space else studies_of(earlier)
         known = [as_earlier(one, space) for one in earlier] if space else ()
-        searcher = self._searcher(space or SearchSpace([2]), earlier=known, first=first)  # at once: it checks them
-        self._fixed = None if space is None else Group(distributions(space), searcher)
+        self._fixed = None if space is None else self._begun(distributions(space), space, known)
+        if space is None:
+            ranker.check(SearchSpace([2]), self._options.pool_size)
         self._reader: Reader | None = None  # of the study of which the searcher of the fixed space was told
         self._groups: list[Group] = []  # those of the last trial: mostly the next one's, too
         self._lock = Lock()  # Optuna's n_jobs are threads, and an engine is for one at a time
@@ -150,7 +143,7 @@ class LMSearcherSampler(BaseSampler):
 
     def _sampled(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         for attempt in count():
-            rng = np.random.default_rng([self._seed, trial.number])
+            rng = np.random.default_rng([self._options.seed, trial.number])
             groups, known = self._told(study, trial.number, attempt)
             try:
                 codes = self._asked(groups, known, rng)
@@ -183,10 +176,9 @@ class LMSearcherSampler(BaseSampler):
             raise ValueError("without a fixed space, configurations are proposed to trials of a study only")
         with self._lock:
             self._told(study)
-            searcher = self._fixed.searcher
-            codes = searcher.ask(n)
-            choices = {choice.code: choice for choice in searcher.choices}
-            return [(searcher.space.decode(code), choices.get(code)) for code in codes]
+            state = self._fixed.state
+            [proposals] = propose([state], self._ranker, n)
+            return [(state.space.decode(code), choice) for code, choice in proposals]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stop ``Study.optimize`` where the fixed space has nothing left to begin."""
@@ -213,11 +205,11 @@ class LMSearcherSampler(BaseSampler):
                 raise NoConfiguration(reason)
             allowed = ", ".join(self._fixed.kinds)
             raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
-        random = RandomSampler(seed=crc32(f"{self._seed} {trial.number} {param_name}".encode()))
+        random = RandomSampler(seed=crc32(f"{self._options.seed} {trial.number} {param_name}".encode()))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
     def _told(self, study: Study, number: int | None = None, attempt: int = 0) -> tuple[list[Group], list[Known]]:
-        """The groups, whose searchers know all trials but the one of that number, and what they know."""
+        """The groups, which know all trials but the one of that number, and what they know."""
         if self._fixed:
             return [self._fixed], [self._tell_fixed(self._fixed, study, number, attempt)]
         trials = _others(_all(study), number)
@@ -226,53 +218,50 @@ class LMSearcherSampler(BaseSampler):
         known = [Known(encoded(group, trials), set(), set()) for group in groups]
         deepest = {trial.number: i for i, group in enumerate(known) for _, trial in group.trials}
         for i, (group, (coded, codes, varied)) in enumerate(zip(groups, known, strict=True)):
-            searcher = group.searcher
+            state = group.state
             # Groups do not draw the same numbers, and neither do processes after they picked the same.
             own = crc32(" ".join(group.kinds).encode())
-            searcher.seed = self._seed + own + attempt * (1 + (number or 0))
-            searcher.direction = _direction(study)
-            searcher.clear()
+            state.seed = self._options.seed + own + attempt * (1 + (number or 0))
+            state.clear(_direction(study))
             for code, trial in coded:
                 value, behind = _value(trial), trial.state.is_finished() and deepest[trial.number] > i
                 if value is not None:
-                    searcher.tell(code, value)
+                    state.tell(code, value)
                 elif behind:
                     continue  # what failed may be what was chosen behind it
                 elif trial.state.is_finished():
-                    searcher.close(code)
+                    state.close(code)
                 else:
-                    searcher.begin(code)
+                    state.begin(code)
                 codes.add(code)
                 if behind:
                     varied.add(code)
         return groups, known
 
     def _tell_fixed(self, group: Group, study: Study, number: int | None, attempt: int) -> Known:
-        """Let the searcher of the fixed space know all trials but the one of that number: what ended since the last
+        """Let the fixed space's group know all trials but the one of that number: what ended since the last
         time, and what is under way now. Returned is what was not ended the last time."""
-        searcher = group.searcher
-        reader = self._reader
+        state, reader = group.state, self._reader
         if reader is None or (reader.study._storage, reader.study._study_id) != (study._storage, study._study_id):
             self._reader = reader = Reader(study)
-            searcher.direction = _direction(study)
-            searcher.clear()
-        searcher.seed = self._seed + attempt * (1 + (number or 0))
-        searcher.forget_pending()
+            state.clear(_direction(study))
+        state.seed = self._options.seed + attempt * (1 + (number or 0))
+        state.forget_pending()
         coded = encoded(group, _others(reader.read(), number))
         for code, trial in coded:
             value = _value(trial)
             if value is not None:
-                searcher.tell(code, value, trial.number)
+                state.tell(code, value, trial.number)
             elif trial.state.is_finished():
-                searcher.close(code)
+                state.close(code)
             else:
-                searcher.begin(code)
+                state.begin(code)
         return Known(coded, set(), set())
 
     @staticmethod
     def _all_taken(group: Group, study: Study) -> bool:
         """Whether every code is; a predicate leaves that to the next trial, as its codes are not counted."""
-        space, trials = group.searcher.space, _others(_all(study), None)
+        space, trials = group.state.space, _others(_all(study), None)
         if space.valid is not None or len(trials) < space.size:
             return False
         return len({code for code, _ in encoded(group, trials)}) == space.size
@@ -280,18 +269,23 @@ class LMSearcherSampler(BaseSampler):
     def _asked(self, groups: Sequence[Group], known: Sequence[Known], rng: np.random.Generator) -> list[str]:
         """A code for each group."""
         if self._fixed:
-            return self._fixed.searcher.ask()
-        codes = [again(group.searcher, what, rng) for group, what in zip(groups, known, strict=True)]
-        fresh = [group.searcher for group, code in zip(groups, codes, strict=True) if code is None]
-        asked = iter(ask_together(fresh) if fresh else [])
-        return [code or next(asked)[0] for code in codes]
+            [[proposal]] = propose([self._fixed.state], self._ranker)
+            return [proposal.code]
+        codes = [again(group.state, what, rng) for group, what in zip(groups, known, strict=True)]
+        fresh = [group.state for group, code in zip(groups, codes, strict=True) if code is None]
+        proposed = iter(propose(fresh, self._ranker) if fresh else [])
+        return [code or next(proposed)[0].code for code in codes]
 
     def _group(self, kinds: dict[str, BaseDistribution]) -> Group:
         for group in self._groups:
             if group.kinds == kinds:
                 return group
         found = [study_as_earlier(study, kinds) for study in self._earlier]
-        return Group(kinds, self._searcher(space_of(kinds), earlier=[one for one in found if one]))
+        return self._begun(kinds, space_of(kinds), [one for one in found if one])
+
+    def _begun(self, kinds: dict[str, BaseDistribution], space: SearchSpace, earlier: Sequence[Earlier]) -> Group:
+        self._ranker.check(space, self._options.pool_size)
+        return Group(kinds, State(space, replace(self._options, earlier=earlier)))
 
 
 def decompose(trials: Iterable[FrozenTrial]) -> list[dict[str, BaseDistribution]]:
@@ -334,7 +328,7 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
     values = trial.params
     if not trial.state.is_finished():
         values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
-    space = group.searcher.space
+    space = group.state.space
     code = encode(group.kinds, cuts, space, values)
     return code if code is None or space.valid is None or code in space else None
 
@@ -342,25 +336,25 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
 def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     """Values that the code stands for; within a bin they are random."""
     values = {}
-    for (name, kind), index in zip(group.kinds.items(), group.searcher.space.indices(code), strict=True):
+    for (name, kind), index in zip(group.kinds.items(), group.state.space.indices(code), strict=True):
         low, high = edges(kind)[index : index + 2]
         values[name] = draw(kind, low, high, rng)
     return values
 
 
-def again(searcher: Searcher, known: Known, rng: np.random.Generator) -> str | None:
+def again(state: State, known: Known, rng: np.random.Generator) -> str | None:
     """A code to take once more, the best of three evaluated ones; or none, to take a new one.
 
     The more of the group's codes are known, the likelier one is taken again behind which other parameters are chosen.
     Any other is taken again only when all are known.
     """
-    share = len(known.codes) / searcher.space.size
+    share = len(known.codes) / state.space.size
     if rng.random() >= share or (share < 1 and not known.varied):
         return None
-    history = searcher.history
+    history = state.told.history
     places = [i for i, code in enumerate(history.codes) if code in (known.varied or known.codes)]
     if not places:
-        return searcher.space.sample(rng, 1)[0]
+        return state.space.sample(rng, 1)[0]
     return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
 
 

@@ -92,7 +92,11 @@ def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna
             raise StudyError(f"{out} holds the {RESULTS} of another study; choose another folder")
         return None
     found = study.user_attrs.get(PLAN)
-    if found is None and not study.get_trials(deepcopy=False) and study.direction.name.lower() == plan.direction:
+    if (
+        found is None
+        and not study.get_trials(deepcopy=False)
+        and study.direction.name.lower() == plan.options.direction
+    ):
         return study  # killed right after it was created
     where = str(out) if storage is None else f"study {name} of {hide_password(storage)}"
     if not resume:
@@ -181,7 +185,7 @@ def _this_process() -> dict[str, Any]:
 def created(out: Path, plan: Plan, storage: str | None) -> optuna.Study:
     """A new study."""
     name = study_name(out, storage)
-    return optuna.create_study(storage=opened(out, storage), study_name=name, direction=plan.direction)
+    return optuna.create_study(storage=opened(out, storage), study_name=name, direction=plan.options.direction)
 
 
 def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) -> None:

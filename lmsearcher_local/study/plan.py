@@ -11,7 +11,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from lmsearcher_local.candidates.earlier import Earlier
-from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.search.options import DEFAULTS, SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
 
 Values = Sequence[tuple[str, float]]
@@ -27,28 +27,25 @@ class Plan:
     space: SearchSpace
     objective: str
     checkpoint: str = ""
-    direction: Direction = "maximize"
-    seed: int = 0
-    policy: str = "surrogate"
-    pool_size: int = 10
+    options: SearchOptions = DEFAULTS
     warm_start: Values = ()
-    earlier: Sequence[Earlier] = ()
-    first: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
         """The plan as the storage keeps it."""
+        options = self.options
         return {
             "space": [[name, options] for name, options in self.space.describe().items()],
             "valid": identity(self.space.valid),
             "objective": self.objective,
             "checkpoint": self.checkpoint,
-            "direction": self.direction,
-            "seed": self.seed,
-            "policy": self.policy,
-            "pool_size": self.pool_size,
+            "direction": options.direction,
+            "seed": options.seed,
+            "policy": options.policy,
+            "pool_size": options.pool_size,
+            "temperature": options.temperature or None,
             "warm_start": _digest(list(self.warm_start)),
-            "first": _digest(list(self.first)) if self.first else None,
-            "earlier": [_source(one) for one in self.earlier] or None,
+            "first": _digest(list(options.first)) if options.first else None,
+            "earlier": [_source(one) for one in options.earlier] or None,
         }
 
     def difference(self, kept: Mapping[str, Any]) -> str | None:

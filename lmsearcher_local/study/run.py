@@ -13,8 +13,6 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lmsearcher_local.candidates.earlier import Earlier
-from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.measures import judged
 from lmsearcher_local.errors import LMSearcherError, MeasureError, NothingToPropose, SearchStopped, SpaceExhausted
 from lmsearcher_local.model.ranker import Ranker
@@ -22,6 +20,7 @@ from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING, Choice
+from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.optuna_sampler import ENQUEUED, KILLED, LMSearcherSampler
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import RESULTS, TABLE
@@ -126,17 +125,10 @@ class Search:
         self.prepare(objective, here=False)
         if isinstance(objective, ProcessObjective):
             objective.shared = shared
-        sampler = LMSearcherSampler(
-            ranker,
-            space=plan.space,
-            seed=plan.seed,
-            policy=plan.policy,
-            pool_size=plan.pool_size,
-            earlier=plan.earlier,
-            first=plan.first,
-        )  # before the study exists: it may refuse
+        # Before the study exists: it may refuse.
+        sampler = LMSearcherSampler(ranker, space=plan.space, **plan.options.without("direction"))
         study = self._started()
-        tally = Tally(study, plan.space, plan.direction)
+        tally = Tally(study, plan.space, plan.options.direction)
         result = tally.update()
         self._keep(result, on_trial)
         first = len(result.trials) + 1
@@ -259,20 +251,15 @@ def run(
     *,
     out: str | Path,
     trials: int = 100,
-    direction: Direction = "maximize",
-    seed: int = 0,
-    policy: str = "surrogate",
-    pool_size: int = 10,
     checkpoint: str = "",
     storage: str | None = None,
     resume: bool = False,
     warm_start: Values = (),
-    earlier: Sequence[Earlier] = (),
-    first: Sequence[str] = (),
     on_trial: Callable[[Result], None] | None = None,
     executor: Executor | None = None,
     workers: int = 1,
     gpu: Gpu | None = None,
+    **options: Any,
 ) -> Result:
     """Search a space for the best value of a function or of an ``Objective``; see ``open_search`` and ``Search.run``.
 
@@ -281,11 +268,10 @@ def run(
     Args:
         checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
         warm_start: codes and values known before.
-        earlier: searches to learn from, as ``earlier_runs.read_earlier`` reads them.
-        first: codes to evaluate before all others, in this order.
+        options: any of ``SearchOptions``, by name.
     """
     goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
-    plan = Plan(space, goal.name, checkpoint, direction, seed, policy, pool_size, warm_start, earlier, first)
+    plan = Plan(space, goal.name, checkpoint, SearchOptions(**options), warm_start)
     with closing(goal), open_search(Path(out), plan, storage=storage, resume=resume) as search:
         search.prepare(goal, here=executor is None)
         return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)

@@ -1,0 +1,64 @@
+"""Every option of a search. Searcher, sampler, ``run``, the plan and the command line read them here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from lmsearcher_local.candidates.policies import policy
+
+if TYPE_CHECKING:  # the command line reads the options before anything slow is imported
+    from lmsearcher_local.candidates.earlier import Earlier
+    from lmsearcher_local.candidates.history import Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How to search. ``Searcher``, ``LMSearcherSampler`` and ``run`` take each of these by its name.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    direction: "Direction" = field(default="maximize", metadata={"help": "Whether values are maximised or minimised."})
+    seed: int = field(default=0, metadata={"help": "Of every random choice."})
+    policy: str = field(
+        default="surrogate",
+        metadata={
+            "help": "Pools: what a Gaussian process finds most promising, neighbours of the best,"
+            " or uniform as in the paper."
+        },
+    )
+    pool_size: int = field(default=10, metadata={"help": "Candidates the model picks from."})
+    temperature: float = field(
+        default=0.0, metadata={"help": "0 takes the model's likeliest answer, above 0 samples its answer."}
+    )
+    earlier: "Sequence[Earlier]" = field(
+        default=(),
+        metadata={"help": "Earlier searches to learn from, see ``read_earlier``; the first codes are then their best."},
+    )
+    first: Sequence[str] = field(
+        default=(), metadata={"help": "Codes to propose before all others, in this order, unless they are known."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(f"direction is 'maximize' or 'minimize', not {self.direction!r}")
+        if self.seed < 0 or self.pool_size < 1 or self.temperature < 0:
+            raise ValueError(
+                f"at least 0: seed ({self.seed}), temperature ({self.temperature});"
+                f" at least 1: pool_size ({self.pool_size})"
+            )
+        policy(self.policy)
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """The other options by name."""
+        return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in names}
+
+
+def help_of(name: str) -> str:
+    """What an option is, in a sentence."""
+    [text] = (option.metadata["help"] for option in fields(SearchOptions) if option.name == name)
+    return str(text)
+
+
+DEFAULTS = SearchOptions()

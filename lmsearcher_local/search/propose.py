@@ -1,0 +1,142 @@
+"""``propose``: the next codes of searches, out of what is known of them and the model. It changes nothing."""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lmsearcher_local.candidates.pools import Pool, promising
+from lmsearcher_local.candidates.surrogate import Surrogate
+from lmsearcher_local.errors import NothingToPropose, SpaceExhausted
+from lmsearcher_local.model.ranker import Pick, Ranker, Task
+from lmsearcher_local.search.calibration import Choice, levels_of
+from lmsearcher_local.search.state import State
+from lmsearcher_local.spaces.sampling import TRIES
+from lmsearcher_local.spaces.space import SearchSpace
+
+SCORED = 4  # histories until the model is again asked what score it expects, too: that takes as long as a pick
+INITIAL = 5  # random trials before the model is asked (published protocol)
+
+
+class Proposal(NamedTuple):
+    """A code to evaluate, and what the model picked it out of, where it picked it."""
+
+    code: str
+    choice: Choice | None
+
+
+class _Question(NamedTuple):
+    """A pool to pick from, and the random generator of its trial."""
+
+    task: Task
+    rng: np.random.Generator
+
+
+class _Answer(NamedTuple):
+    """What the model picked, and the scores that it expects of it at ``calibration.LEVELS``, where it was asked."""
+
+    pick: Pick
+    scores: tuple[float, ...] | None
+
+
+def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Proposal]]:
+    """The next ``n`` codes of each search, from one engine call for all: distinct, and none that is known.
+
+    The generator of a trial is derived from ``(seed, number of codes known)``, so equal states give equal proposals,
+    and those of a search do not depend on the searches beside it. Fewer come back when a space holds no more. The
+    searches share their temperature; their spaces and histories may differ.
+
+    Raises:
+        SpaceExhausted: every valid code of a space is known.
+        NothingToPropose: no other code was found, in a space too large to list.
+    """
+    if n < 1:
+        raise ValueError(f"ask for at least 1 code, not {n}")
+    asked = [list(_questions(state, n)) for state in states]
+    questions = [question for part in asked for question in part]
+    answers = iter(_answers(ranker, questions, states[0].options.temperature))
+    found = []
+    for state, part in zip(states, asked, strict=True):
+        found.append(_proposals(state, [(question, next(answers)) for question in part]))
+    return found
+
+
+def _questions(state: State, n: int) -> Iterator[_Question]:
+    """What the model is asked for the next ``n`` codes of a search."""
+    known, surrogate, size = state.known, state.surrogate(), state.options.pool_size
+    offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
+    for trial in range(len(known), len(known) + n):
+        rng = np.random.default_rng([state.seed, trial])
+        taken = known | offered if offered else known
+        if due := next((code for code in state.options.first if code not in taken), None):
+            pool = Pool((due,), surrogate)
+            offered.add(due)
+        elif trial < INITIAL or not surrogate.history.codes:
+            pool = _initial(surrogate, rng, known, taken)
+        else:
+            pool = state.policy(surrogate, rng, size, taken)
+            pool = pool if len(pool) else state.policy(surrogate, rng, size, known)
+            offered.update(pool.codes)
+        if not len(pool):
+            raise _nothing_left(state.space, len(known))
+        yield _Question(Task(state.space, surrogate.history, pool), rng)
+
+
+def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
+    """A pool of one code, before the model is asked: a random one, or what earlier searches let expect most."""
+    if not surrogate.sources:
+        return Pool(tuple(surrogate.space.sample(rng, 1, known)), surrogate)
+    pool = promising(surrogate, rng, 2, taken)
+    return pool.take(np.argsort(-pool.improvements, kind="stable")[:1])
+
+
+def _answers(ranker: Ranker, questions: Sequence[_Question], temperature: float) -> list[_Answer]:
+    """The model's picks and, behind every ``SCORED``th history, the scores that it expects of them."""
+    tasks = [question.task for question in questions]
+    picks = ranker.pick(tasks, [question.rng for question in questions], temperature)
+    scores: list[tuple[float, ...] | None] = [None] * len(tasks)
+    asked = [i for i, task in enumerate(tasks) if len(task.pool) > 1 and len(task.history) % SCORED == 0]
+    pools = [tasks[i].pool.take([tasks[i].pool.codes.index(picks[i].code)]) for i in asked]
+    chances = ranker.score_chances(pools)
+    if chances is not None:
+        centres = ranker.codec.score_centres  # type: ignore[attr-defined]  # of a ScoreCodec, which predicts
+        for i, row in zip(asked, chances, strict=True):
+            found = tasks[i].pool.surrogate.scores_of(levels_of(row, centres))
+            scores[i] = tuple(float(f"{score:.6g}") for score in found)
+    return [_Answer(*answer) for answer in zip(picks, scores, strict=True)]
+
+
+def _proposals(state: State, answered: Iterable[tuple[_Question, _Answer]]) -> list[Proposal]:
+    """The codes that the answers come to."""
+    codes: list[str] = []
+    proposals = []
+    for (task, rng), (pick, scores) in answered:
+        # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
+        free = [code for code in (pick.code, *task.pool.codes) if code not in codes]
+        for code in free[:1] or state.space.sample(rng, 1, {*state.known, *codes}):
+            choice = None
+            if len(task.pool) > 1 and code == pick.code:
+                probability = float(f"{math.exp(pick.log_prob):.3g}")
+                values = scores and tuple(state.told.sign * score for score in scores)
+                choice = Choice(code, task.pool.codes, probability, _belief(task.pool.surrogate), values)
+            codes.append(code)
+            proposals.append(Proposal(code, choice))
+    return proposals
+
+
+def _belief(surrogate: Surrogate) -> tuple[float, tuple[float, ...]] | None:
+    """How far the earlier searches were believed, for the report."""
+    if not surrogate.sources:
+        return None
+    trust, agreements = surrogate.belief
+    return trust, tuple(round(agreement, 3) for agreement in agreements.tolist())
+
+
+def _nothing_left(space: SearchSpace, known: int) -> NothingToPropose:
+    if space.enumerable:
+        return SpaceExhausted(f"all {known} valid configurations of the space are evaluated or under way")
+    return NothingToPropose(
+        f"no valid configuration beside the {known} evaluated or under way was found in {TRIES:,} tries;"
+        " there may be more"
+    )

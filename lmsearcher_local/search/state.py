@@ -1,0 +1,91 @@
+"""What is known of a search: its space, its options, what was told, what is pending and what failed."""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from lmsearcher_local.candidates.earlier import Sources
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.candidates.kernel import fit_kernel
+from lmsearcher_local.candidates.policies import policy
+from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
+from lmsearcher_local.candidates.told import Told
+from lmsearcher_local.errors import HistoryError
+from lmsearcher_local.search.options import SearchOptions
+from lmsearcher_local.spaces.space import SearchSpace
+
+FITS = 4  # of the kernel that are remembered: beginnings of the history, with pending codes and without
+
+
+class State:
+    """All that ``propose`` depends on beside the model. ``known`` holds every code that is not proposed again.
+
+    Attributes:
+        seed: of the random generators; a sampler that shares its study with others changes it.
+
+    Raises:
+        HistoryError: there are too many earlier searches.
+        SpaceError: one of the first codes is not of this space.
+    """
+
+    def __init__(self, space: SearchSpace, options: SearchOptions) -> None:
+        self.space = space
+        self.options = options
+        self.seed = options.seed
+        self.policy = policy(options.policy)
+        self.sources = Sources(options.earlier)
+        self._fit = lru_cache(maxsize=FITS)(fit_kernel)
+        self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
+        self.clear(options.direction)
+        for code in options.first:
+            self._check(code)
+
+    def clear(self, direction: Direction) -> None:
+        """Forget everything told, begun and closed."""
+        self.told = Told(1.0 if direction == "maximize" else -1.0)
+        self.pending: dict[str, None] = {}  # begun and not yet told, in that order
+        self.closed: set[str] = set()  # failed
+        self.known: set[str] = set()
+
+    def tell(self, code: str, value: float, number: int | None = None) -> None:
+        """Add the value of a code; see ``Searcher.tell``."""
+        self._check(code)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+            raise HistoryError(f"the value of {code} is {value!r}; a finite number is needed")
+        self.pending.pop(code, None)
+        self.closed.discard(code)
+        self.known.add(code)
+        self.told.tell(code, float(value), number)
+
+    def begin(self, code: str) -> None:
+        """Note that a code is being evaluated."""
+        self._check(code)
+        if code not in self.told:
+            self.pending[code] = None
+            self.known.add(code)
+
+    def close(self, code: str) -> None:
+        """Rule out a code without a value."""
+        self._check(code)
+        self.pending.pop(code, None)
+        self.known.add(code)
+        if code not in self.told:
+            self.closed.add(code)
+
+    def forget_pending(self) -> None:
+        """Forget what was begun and not yet told, for a caller that says anew what is pending."""
+        self.known.difference_update(self.pending.keys() - self.closed)
+        self.pending.clear()
+
+    def surrogate(self) -> Surrogate:
+        """What is expected of codes; pending ones count with the score that the trials told let expect of them."""
+        told = Surrogate(self.space, self.told.essential, self._fit, self.sources)
+        if not self.pending:
+            return told
+        return Surrogate(self.space, impute_pending(told, [*self.pending]), self._fit, self.sources)
+
+    def _check(self, code: str) -> None:
+        if code not in self._valid:
+            self.space.decode(code)
+            self._valid.add(code)
