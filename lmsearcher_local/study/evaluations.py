@@ -1,6 +1,7 @@
 """The trials of a search that are under way, and the model's sleep meanwhile."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from queue import SimpleQueue
@@ -12,7 +13,7 @@ from lmsearcher_local.errors import EngineError, LMSearcherError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.executors import Inline, Outcome, outcome, submitted
-from lmsearcher_local.study.objectives.base import Objective
+from lmsearcher_local.study.objectives.base import Objective, Watch
 from lmsearcher_local.study.objectives.table import TableObjective
 from lmsearcher_local.system.interrupts import undisturbed
 
@@ -24,7 +25,8 @@ def are_here(objective: Objective, executor: Executor | None) -> bool:
 
 
 class Evaluations:
-    """Trials that are evaluated. With ``shared`` the model sleeps before one starts, and ``close`` wakes it."""
+    """Trials that are evaluated. With ``shared`` the model sleeps before one starts, and ``close`` wakes it.
+    ``watched`` gives what a trial reports its steps to."""
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Evaluations:
         executor: Executor | None,
         workers: int,
         shared: bool,
+        watched: Callable[[FrozenTrial], Watch | None] = lambda trial: None,
     ) -> None:
         self.under_way: dict[Future[Outcome], FrozenTrial] = {}
         self._objective = objective
@@ -41,9 +44,12 @@ class Evaluations:
         self._ranker = ranker
         self._workers = workers
         self._shared = shared
+        self._watched = watched
+        self._began: dict[Future[Outcome], float] = {}
+        self.seconds = 0.0  # that workers were at trials which ended
         self._own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
         self._place: Executor = executor or self._own  # type: ignore[assignment]
-        self._done: SimpleQueue[Future[Outcome]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[Future[Outcome], float]] = SimpleQueue()
         self._again: set[int] = set()
 
     @property
@@ -73,9 +79,10 @@ class Evaluations:
                 self._space.encode(trial.params),
                 dict(trial.params),
             )  # its own, to do with as it likes
-            future = submitted(self._place, self._objective, code, configuration)
-            self.under_way[future] = trial
-            future.add_done_callback(self._done.put)
+            began = time.monotonic()
+            future = submitted(self._place, self._objective, code, configuration, self._watched(trial))
+            self.under_way[future], self._began[future] = trial, began
+            future.add_done_callback(lambda future: self._done.put((future, time.monotonic())))
 
     def ended(self) -> Iterator[tuple[FrozenTrial, Outcome]]:
         """Wait for a trial's end and say what came of those that ended; one whose process died is tried once more.
@@ -88,7 +95,8 @@ class Evaluations:
         while not self._done.empty():
             ready.append(self._done.get())
         broken: LMSearcherError | None = None
-        for future in sorted(ready, key=lambda future: self.under_way[future].number):
+        self.seconds += sum(now - self._began.pop(future) for future, now in ready)
+        for future, _ in sorted(ready, key=lambda end: self.under_way[end[0]].number):
             trial = self.under_way.pop(future)
             try:
                 found = outcome(future)

@@ -12,11 +12,13 @@ from lmsearcher_local.study.objectives.base import (
     Measured,
     Objective,
     ObjectiveFailed,
+    Watch,
     WorkerLost,
     checked,
     describe_error,
 )
 from lmsearcher_local.study.objectives.call import forks_end_here
+from lmsearcher_local.study.objectives.steps import StoppedEarly
 
 CONNECTING = 20  # seconds to wait for a cluster
 # What Dask and Ray raise after a task's worker died once too often, by name: neither need be installed.
@@ -26,21 +28,26 @@ DEATHS = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedErr
 class Outcome(NamedTuple):
     """What came of an evaluation: what was measured, or the reason why nothing was.
 
-    ``lost``: its process died, try again. ``stops``: nothing can be evaluated, the search ends.
+    ``lost``: its process died, try again. ``stops``: nothing can be evaluated, the search ends. ``pruned``: the pruner
+    stopped it.
     """
 
     value: Measured | None
     reason: str = ""
     lost: bool = False
     stops: bool = False
+    pruned: bool = False
 
 
-def evaluate(objective: Objective, code: str, configuration: Configuration) -> Outcome:
+def evaluate(objective: Objective, code: str, configuration: Configuration, watch: Watch | None = None) -> Outcome:
     """Evaluate one configuration, here or wherever an executor runs this."""
+    watched = {"watch": watch} if watch else {}
     try:
         with forks_end_here():
-            value: object = objective(code, configuration)
+            value: object = objective(code, configuration, **watched)
         return Outcome(checked(value))
+    except StoppedEarly as error:
+        return Outcome(None, str(error), pruned=True)
     except WorkerLost as error:
         return Outcome(None, str(error), lost=True)
     except ObjectiveFailed as error:
@@ -70,14 +77,16 @@ def outcome(future: "Future[Outcome]") -> Outcome:
     return found
 
 
-def submitted(executor: Executor, objective: Objective, code: str, configuration: Configuration) -> "Future[Outcome]":
+def submitted(
+    executor: Executor, objective: Objective, code: str, configuration: Configuration, watch: Watch | None = None
+) -> "Future[Outcome]":
     """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do.
 
     Raises:
         ObjectiveError: the objective cannot be sent to the workers.
     """
     try:
-        return executor.submit(evaluate, objective, code, configuration)
+        return executor.submit(evaluate, objective, code, configuration, watch)
     except BrokenExecutor as error:
         broken: Future[Outcome] = Future()
         broken.set_exception(error)

@@ -14,8 +14,9 @@ from lmsearcher_local.errors import LMSearcherError
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
 
-Function = Callable[["Configuration"], Any]  # what it returns is a number, or several by name; see ``checked``
+Function = Callable[..., Any]  # of a configuration, and maybe a ``RunningTrial``; what it returns, see ``checked``
 Measured = float | dict[str, float]
+Watch = Callable[[int, float], bool]  # told a step and its value, it answers whether the trial is to stop
 
 OUT = "LMSEARCHER_OUT"  # environment variable of an evaluation: the absolute output folder of its search
 NO_NUMBERS = ("bool", "complex", "datetime", "timedelta", "<U", "|S")  # data types that float() takes all the same
@@ -35,6 +36,9 @@ class Objective(Protocol):
 
     It is called in the searching process, by threads where there are several workers; on a cluster each worker has a
     copy, made by pickle. What it raises fails its trial, but an ``ObjectiveError`` ends the search.
+
+    One whose ``__call__`` has a third parameter, ``watch``, gets a ``Watch`` where there is a pruner, and raises
+    ``StoppedEarly`` where it did stop.
     """
 
     name: str

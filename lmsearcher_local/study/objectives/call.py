@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, checked, describe_error
+from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, Watch, checked, describe_error
+from lmsearcher_local.study.objectives.steps import RunningTrial, StoppedEarly, takes_trial
 
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
@@ -33,17 +34,22 @@ def load_function(spec: str) -> Function:
     return function
 
 
-def evaluate_function(function: Function, configuration: "Configuration") -> Measured:
-    """What the function measured.
+def evaluate_function(function: Function, configuration: "Configuration", watch: Watch | None = None) -> Measured:
+    """What the function measured; one that takes a trial gets one, which reports to the watch.
 
     Raises:
+        StoppedEarly: the watch stopped it.
         ObjectiveFailed: it raised, or returned no finite number and no mapping of names to such.
     """
+    trial = RunningTrial(watch)
     try:
         with forks_end_here():
-            value = function(configuration)
+            value = function(configuration, trial) if takes_trial(function) else function(configuration)
     except (Exception, SystemExit) as error:
-        raise ObjectiveFailed(describe_error(error)) from error
+        kind = StoppedEarly if trial.ended_early(error) else ObjectiveFailed
+        raise kind(describe_error(error)) from error
+    if trial.ended_early():
+        raise StoppedEarly("it was told to stop")
     return checked(value)
 
 

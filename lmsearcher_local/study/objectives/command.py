@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO
 
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -11,14 +15,18 @@ from lmsearcher_local.study.objectives.base import (
     Measured,
     ObjectiveFailed,
     ProcessObjective,
+    Watch,
     checked,
     describe_error,
 )
 from lmsearcher_local.study.objectives.processes import kill_tree
+from lmsearcher_local.study.objectives.steps import StoppedEarly
 from lmsearcher_local.study.objectives.template import Template
 from lmsearcher_local.system.documents import parse_json
 
 OUTPUT_BYTES = 65536  # read from the end of what a command printed
+LOOK = 0.1  # seconds between two looks at what a command prints
+STEP = re.compile(rb"\s*step\s+(\d{1,9})\s+(\S{1,99})\s*")  # a whole line
 
 
 class CommandObjective(ProcessObjective):
@@ -28,6 +36,9 @@ class CommandObjective(ProcessObjective):
     ``{name}`` becomes the option of that parameter and ``{ncode}`` the code, as one word (see ``Template``). The
     command also finds the configuration as JSON in ``LMSEARCHER_CONFIG`` and the code in ``LMSEARCHER_NCODE``. An exit
     status other than 0 is a failure.
+
+    Where there is a pruner, a line ``step N value`` reports a step. What follows the step at which the pruner stops the
+    command does not count, also where the command was quicker than the pruner.
 
     Raises:
         ObjectiveError: the command is empty, names a parameter that the space does not have, or has it within quotes.
@@ -40,9 +51,11 @@ class CommandObjective(ProcessObjective):
         self._running: list[int] = []
         self._template = Template(command, ("ncode", *space.names))
 
-    def __call__(self, code: str, configuration: Configuration) -> Measured:
+    def __call__(self, code: str, configuration: Configuration, watch: Watch | None = None) -> Measured:
         command = self._template.command({"ncode": code, **configuration})
         variables = {"LMSEARCHER_CONFIG": json.dumps(configuration), "LMSEARCHER_NCODE": code}
+        if watch:
+            variables["PYTHONUNBUFFERED"] = "1"  # lines of a file would come in blocks
         # Files, not pipes: the reader of a pipe waits for every process that the command left behind.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             try:
@@ -60,7 +73,7 @@ class CommandObjective(ProcessObjective):
                 raise ObjectiveFailed(f"the command cannot start: {describe_error(error)}") from error
             self._running.append(process.pid)
             try:
-                status = process.wait(self._timeout)
+                status = _watched(process, output, watch, self._timeout) if watch else process.wait(self._timeout)
             except BaseException as error:
                 kill_tree(process.pid)
                 process.wait()
@@ -88,6 +101,48 @@ def _measured(line: str) -> Measured:
     except (ValueError, RecursionError):
         kind = "JSON object" if line.startswith("{") else "number"
         raise ObjectiveFailed(f"the last line is no {kind}: {line[:200]!r}") from None
+
+
+def _watched(process: "subprocess.Popen[bytes]", output: IO[bytes], watch: Watch, timeout: float | None) -> int:
+    """The exit status of a process whose steps are watched.
+
+    Raises:
+        StoppedEarly: the watch stops it.
+        TimeoutExpired: it has not ended in time.
+    """
+    until, lines = None if timeout is None else time.monotonic() + timeout, Lines(output)
+    while True:
+        late = until is not None and time.monotonic() >= until
+        try:
+            status: int | None = process.wait(LOOK if until is None else max(0.0, min(LOOK, until - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            status = None
+        for step, value in lines.steps():
+            if watch(step, value):
+                raise StoppedEarly(f"stopped at step {step}")
+        if status is not None:
+            return status
+        if late:
+            raise subprocess.TimeoutExpired(process.args, timeout or 0)
+
+
+class Lines:
+    """Steps in a file that another process writes; their common position in it stays where it is."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._file = stream.fileno()
+        self._place = 0
+        self._rest = b""  # of a line that has not ended
+
+    def steps(self) -> Iterator[tuple[int, float]]:
+        """Those in the lines that ended since the last time."""
+        while block := os.pread(self._file, OUTPUT_BYTES, self._place):
+            self._place += len(block)
+            *lines, self._rest = re.split(rb"[\r\n]", self._rest[-OUTPUT_BYTES:] + block)
+            for line in lines:
+                if found := STEP.fullmatch(line):
+                    with suppress(ValueError):  # it is about something else
+                        yield int(found[1]), float(found[2])
 
 
 def _last_line(stream: IO[bytes]) -> str:

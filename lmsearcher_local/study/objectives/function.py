@@ -10,7 +10,7 @@ import cloudpickle
 
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.spaces.space import Configuration
-from lmsearcher_local.study.objectives.base import Function, Measured, ProcessObjective, describe_error
+from lmsearcher_local.study.objectives.base import Function, Measured, ProcessObjective, Watch, describe_error
 from lmsearcher_local.study.objectives.call import evaluate_function
 from lmsearcher_local.study.objectives.worker import Worker
 
@@ -18,7 +18,8 @@ OWN = ("_workers", "_idle")  # of an objective, not for copies of it
 
 
 class FunctionObjective(ProcessObjective):
-    """A function that takes the configuration as a dictionary and returns a number, or several by name.
+    """A function that takes the configuration as a dictionary and returns a number, or several by name. It may take a
+    ``RunningTrial`` as well.
 
     It runs in processes of its own, as many as are called for at once, which are kept for further trials. They start in
     the folder in which this was made and with this process's environment. A process that dies fails its trial alone;
@@ -56,14 +57,14 @@ class FunctionObjective(ProcessObjective):
         finally:
             self._back(worker)
 
-    def __call__(self, code: str, configuration: Configuration) -> Measured:
+    def __call__(self, code: str, configuration: Configuration, watch: Watch | None = None) -> Measured:
         try:
             worker = self._idle.pop()
         except IndexError:  # not asked before: another thread may have taken the last one
             worker = self._worker()
         try:
             worker.start()
-            return worker.call(configuration, self._timeout)
+            return worker.call(configuration, self._timeout, watch)
         finally:
             self._back(worker, used=True)
 
@@ -116,8 +117,8 @@ class InProcess:
         self.name = function_name(function)
         self._function = function
 
-    def __call__(self, code: str, configuration: Configuration) -> Measured:
-        return evaluate_function(self._function, configuration)
+    def __call__(self, code: str, configuration: Configuration, watch: Watch | None = None) -> Measured:
+        return evaluate_function(self._function, configuration, watch)
 
     def close(self) -> None:
         pass

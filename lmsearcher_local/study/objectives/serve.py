@@ -13,20 +13,26 @@ import threading
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, describe_error
+from lmsearcher_local.study.objectives.base import Function, ObjectiveFailed, Watch, describe_error
 from lmsearcher_local.study.objectives.call import evaluate_function, flush_output, load_function
+from lmsearcher_local.study.objectives.steps import StoppedEarly
 
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
 
+Answer = tuple[Any, str | None, bool]  # a score; the reason why there is none; whether that is an early stop
 WATCH = 1.0  # seconds between two looks whether the searching process lives
 
 
 def serve() -> None:
-    """Import the function, then answer each configuration with a score or the reason why there is none."""
+    """Import the function, then answer each configuration with a score or the reason why there is none.
+
+    What is sent is an ``Answer``; before it, where steps are watched, pairs of a step and its value, each of which is
+    answered.
+    """
     parent = os.getppid()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
@@ -36,20 +42,26 @@ def serve() -> None:
         try:
             call = load_function(function) if isinstance(function, str) else pickle.loads(function)
         except BaseException as error:
-            connection.send((None, str(error) if isinstance(error, ObjectiveError) else describe_error(error)))
+            connection.send((None, str(error) if isinstance(error, ObjectiveError) else describe_error(error), False))
             return
-        connection.send((None, None))
+        connection.send((None, None, False))
+
+        def watch(step: int, value: float) -> bool:
+            connection.send((step, value))
+            return bool(connection.recv())
+
         while True:
-            connection.send(_evaluated(call, connection.recv()))
+            configuration, watched = connection.recv()
+            connection.send(_evaluated(call, configuration, watch if watched else None))
 
 
-def _evaluated(function: Function, configuration: "Configuration") -> tuple[Measured | None, str | None]:
+def _evaluated(function: Function, configuration: "Configuration", watch: Watch | None) -> Answer:
     try:
-        return evaluate_function(function, configuration), None
+        return evaluate_function(function, configuration, watch), None, False
     except ObjectiveFailed as error:
-        return None, str(error)
+        return None, str(error), isinstance(error, StoppedEarly)
     except KeyboardInterrupt as error:  # the function's own: Ctrl-C does not come here
-        return None, describe_error(error)
+        return None, describe_error(error), False
     finally:
         flush_output()
 

@@ -13,8 +13,9 @@ import psutil
 
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.spaces.space import Configuration
-from lmsearcher_local.study.objectives.base import Measured, ObjectiveFailed, WorkerLost
+from lmsearcher_local.study.objectives.base import Measured, ObjectiveFailed, Watch, WorkerLost
 from lmsearcher_local.study.objectives.processes import descendants, kill, kill_tree
+from lmsearcher_local.study.objectives.steps import StoppedEarly
 
 STARTING = 300.0  # seconds for what the function imports
 ENDING = 10.0  # seconds for what the function left to be done at the end of its process
@@ -74,15 +75,16 @@ class Worker:
         except ObjectiveFailed as error:
             raise ObjectiveError(f"cannot import {self._name}: {error}") from error
 
-    def call(self, configuration: Configuration, timeout: float | None) -> Measured:
+    def call(self, configuration: Configuration, timeout: float | None, watch: Watch | None = None) -> Measured:
         """What the function measured.
 
         Raises:
+            StoppedEarly: the watch stopped it.
             ObjectiveFailed: there is none, or not within the seconds given.
         """
         with suppress(OSError):
-            self._connection.send(configuration)
-        return self._receive(timeout, "not done after")
+            self._connection.send((configuration, watch is not None))
+        return self._receive(timeout, "not done after", watch)
 
     def hang_up(self) -> None:
         """Let an idle process end as a program does, so that what is to be done at its exit is done."""
@@ -101,24 +103,36 @@ class Worker:
         kill_tree(self._process.pid)
         self._process.wait()
 
-    def _receive(self, timeout: float | None, late: str) -> Any:
+    def _receive(self, timeout: float | None, late: str, watch: Watch | None = None) -> Any:
+        """The answer of the process, after what it reports on the way."""
         self.lost = True  # an interrupted wait leaves the process at work
         until = None if timeout is None else time.monotonic() + timeout
+        while len(received := self._next(until, f"{late} {timeout or 0:g} s")) == 2:
+            stop = watch is not None and watch(*received)
+            with suppress(OSError):
+                self._connection.send(stop)
+        self.lost = False
+        value, failure, stopped = received
+        if failure is not None:
+            raise (StoppedEarly if stopped else ObjectiveFailed)(failure)
+        return value
+
+    def _next(self, until: float | None, late: str) -> Any:
+        """What the process says next."""
         try:
             while not self._connection.poll(LOOK if until is None else max(0.0, min(LOOK, until - time.monotonic()))):
                 if until is not None and time.monotonic() >= until:
-                    raise ObjectiveFailed(f"{late} {timeout:g} s")
+                    raise ObjectiveFailed(late)
                 if self._process.poll() is not None and not self._connection.poll():
                     raise EOFError
-            value, failure = self._connection.recv()
+            received = self._connection.recv()
+            if not isinstance(received, tuple) or len(received) not in (2, 3):
+                raise ValueError
+            return received
         except ObjectiveFailed:
             raise
         except Exception as error:  # the connection has ended, or somebody else wrote to it
             raise WorkerLost(f"its process ended with {self._ending()}") from error
-        self.lost = False
-        if failure is not None:
-            raise ObjectiveFailed(failure)
-        return value
 
     def _ending(self) -> str:
         try:
