@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from broken_steps import failing, limited
+from interfaces import interfaces_of
 
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.checkpoint import load_checkpoint
+from lmsearcher_local.model.engines import vllm_internals as internals
 from lmsearcher_local.model.engines.base import Question
 from lmsearcher_local.model.engines.vllm import VLLMEngine
 from lmsearcher_local.search.throughput import fresh_tasks
@@ -195,3 +197,17 @@ def test_a_small_model_computes_on_one_thread_and_leaves_the_process_its_own(
     finally:
         torch.set_num_threads(before)
     assert threads == [1, 2]
+
+
+def test_vllm_has_what_is_used(engine: VLLMEngine, questions: list[Question]) -> None:
+    from vllm.platforms.interface import Platform
+
+    with interfaces_of("vllm", internals), limited():
+        assert internals.on_processor()
+        assert not internals.can_sleep()
+        assert "simple_compile_backend" in vars(Platform)
+        assert internals.data_type(engine._llm) == "torch.float32"
+        params = [internals.question(tokens, cold=True) for _, tokens in questions]
+        outputs = engine.generate([prefix for prefix, _ in questions], params)
+        assert [internals.cached_tokens(output) for output in outputs] == [0] * len(questions)
+        assert internals.drop_requests(engine._llm)

@@ -29,11 +29,11 @@ from lmsearcher_local.search.propose import propose
 from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import distributions, draw, edges, encode, space_of
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.system import optuna_internals as internals
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
 CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
 USED_UP = "lmsearcher:used up"  # system attribute of a trial for which the fixed space held no configuration
-ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +148,14 @@ class LMSearcherSampler(BaseSampler):
             try:
                 codes = self._asked(groups, known, rng)
             except NothingToPropose as error:  # the trial cannot be ended here; what it suggests says so
-                study._storage.set_trial_system_attr(trial._trial_id, USED_UP, str(error))
+                internals.set_system_attribute(study, trial, USED_UP, str(error))
                 return {}
             values: dict[str, Any] = {}
             for group, code in zip(groups, codes, strict=True):
                 values |= drawn(group, code, rng)
             # A wrapper such as PartialFixedSampler leaves out of the search space what it decides itself.
             values = {name: value for name, value in values.items() if name in search_space}
-            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, values)
+            internals.set_system_attribute(study, trial, CLAIM, values)
             # Of processes that picked the same at the same time, the last to write sees it, and picks again.
             others = _others(self._reader.peek() if self._fixed and self._reader else _all(study), trial.number)
             if not any(_taken(*pick, others) for pick in zip(groups, codes, known, strict=True)):
@@ -201,7 +201,7 @@ class LMSearcherSampler(BaseSampler):
         """
         self._raise_error_if_multi_objective(study)
         if self._fixed:
-            if reason := study._storage.get_trial(trial._trial_id).system_attrs.get(USED_UP):
+            if reason := internals.read_trial(study, trial).system_attrs.get(USED_UP):
                 raise NoConfiguration(reason)
             allowed = ", ".join(self._fixed.kinds)
             raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
@@ -242,7 +242,7 @@ class LMSearcherSampler(BaseSampler):
         """Let the fixed space's group know all trials but the one of that number: what ended since the last
         time, and what is under way now. Returned is what was not ended the last time."""
         state, reader = group.state, self._reader
-        if reader is None or (reader.study._storage, reader.study._study_id) != (study._storage, study._study_id):
+        if reader is None or not internals.is_same_study(reader.study, study):
             self._reader = reader = Reader(study)
             state.clear(_direction(study))
         state.seed = self._options.seed + attempt * (1 + (number or 0))
@@ -327,7 +327,7 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
     """The code of the trial's configuration of the group, if it has one."""
     values = trial.params
     if not trial.state.is_finished():
-        values = trial.system_attrs.get(CLAIM, {}) | trial.system_attrs.get(ENQUEUED, {}) | values
+        values = trial.system_attrs.get(CLAIM, {}) | internals.enqueued_values(trial) | values
     space = group.state.space
     code = encode(group.kinds, cuts, space, values)
     return code if code is None or space.valid is None or code in space else None

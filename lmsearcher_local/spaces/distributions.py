@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lmsearcher_local.errors import SpaceError
 from lmsearcher_local.spaces.space import Option, SearchSpace
+from lmsearcher_local.system import optuna_internals as internals
 
 LISTED = 32  # an integer or stepped parameter with at most so many values has an option for each
 BINS = 16  # other numbers are cut into so many; one of 16 options is one token of the bundled checkpoint
@@ -124,7 +125,7 @@ def draw(kind: BaseDistribution, low: float, high: float, rng: np.random.Generat
         if isinstance(kind, IntDistribution):
             value = kind.to_external_repr(kind.to_internal_repr(value))
         try:
-            if low <= to_units(kind, value) < high and kind._contains(kind.to_internal_repr(value)):
+            if low <= to_units(kind, value) < high and internals.allows(kind, value):
                 break
         except ValueError:  # rounding led out of the range
             continue

@@ -21,7 +21,7 @@ from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_passwor
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING, Choice
 from lmsearcher_local.search.options import SearchOptions
-from lmsearcher_local.search.optuna_sampler import ENQUEUED, KILLED, LMSearcherSampler
+from lmsearcher_local.search.optuna_sampler import KILLED, LMSearcherSampler
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -33,6 +33,7 @@ from lmsearcher_local.study.opening import check_free, claim, created, describe,
 from lmsearcher_local.study.outputs import Outputs
 from lmsearcher_local.study.plan import Plan, Values
 from lmsearcher_local.study.results import OURS, REASON, WARM, Result, Tally, code_of
+from lmsearcher_local.system import optuna_internals as internals
 from lmsearcher_local.system.provenance import provenance
 
 RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
@@ -287,29 +288,27 @@ def _begin(
         trial = create_trial(
             state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
         )
-        # Not study.add_trial: in a storage that others share, the last trial of the study may be theirs.
-        number = study._storage.create_new_trial(study._study_id, template_trial=trial)
-        begun.append(study._storage.get_trial(number))
+        begun.append(internals.create_trial(study, trial))
     return begun
 
 
 def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
     """Up to ``n`` trials that somebody enqueued, in a dashboard for example, running from now on. Those that do not say
     the whole configuration are left to who enqueued them."""
-    storage, kinds = reader.study._storage, distributions(space)
+    study, kinds = reader.study, distributions(space)
     begun: list[FrozenTrial] = []
     for trial in reader.read():
         if trial.state != TrialState.WAITING:
             continue
-        code = code_of(trial.system_attrs.get(ENQUEUED, {}), space)
+        code = code_of(internals.enqueued_values(trial), space)
         if code is None or len(begun) == n:
             continue
-        if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+        if not internals.begin_trial(study, trial):
             continue  # somebody else was quicker
-        storage.set_trial_user_attr(trial._trial_id, OURS, True)
+        internals.set_user_attribute(study, trial, OURS, True)
         for name, option in space.decode(code).items():
-            storage.set_trial_param(trial._trial_id, name, kinds[name].to_internal_repr(option), kinds[name])
-        begun.append(storage.get_trial(trial._trial_id))
+            internals.set_parameter(study, trial, name, option, kinds[name])
+        begun.append(internals.read_trial(study, trial))
     return begun
 
 
@@ -360,13 +359,13 @@ def _repair(out: Path) -> None:
 def _end_running(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if OURS in trial.user_attrs:
-            if ENQUEUED in trial.system_attrs:
-                study.enqueue_trial(trial.system_attrs[ENQUEUED])
+            if values := internals.enqueued_values(trial):
+                study.enqueue_trial(values)
             _fail(study, trial, KILLED, True)
 
 
 def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
-    study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+    internals.set_user_attribute(study, trial, attribute, value)
     _end(study, trial, None)
 
 
@@ -382,4 +381,4 @@ def _store(study: optuna.Study, trial: FrozenTrial, measured: Measured) -> None:
 def _end(study: optuna.Study, trial: FrozenTrial, value: float | None) -> None:
     """Store that a trial ended; not by Study.tell, which in a database looks through all trials for its number."""
     state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
-    study._storage.set_trial_state_values(trial._trial_id, state, values)
+    internals.end_trial(study, trial, state, values)

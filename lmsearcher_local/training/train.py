@@ -18,7 +18,7 @@ from torch import Tensor
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.model.checkpoint import TABLE
 from lmsearcher_local.model.codecs.compact import CompactCodec
-from lmsearcher_local.model.engines.host import without_bars
+from lmsearcher_local.model.engines.transformers_internals import without_bars
 from lmsearcher_local.system.checksums import write_checksums
 from lmsearcher_local.system.folders import unusable
 from lmsearcher_local.training.curves import draw_curves

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from lmsearcher_local.model.engines.transformers_internals import offline_hub
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -27,7 +29,7 @@ def preserved_host(variables: Mapping[str, str] = MappingProxyType({})) -> Itera
     :data:`OFFLINE` are set for the block.
     """
     with ExitStack() as stack:
-        stack.enter_context(_hub())
+        stack.enter_context(offline_hub())
         stack.enter_context(_environment())
         os.environ.update(OFFLINE | dict(variables))
         # Before its state is read, and after its variables are set. A process's torch starts from a random seed.
@@ -60,21 +62,6 @@ def without_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Without transformers' progress bars, where no terminal would show them."""
-    from transformers.utils import logging as transformers
-
-    if sys.stderr.isatty():
-        yield
-        return
-    before = transformers.set_tqdm_hook(lambda _, items, options: transformers.EmptyTqdm(*items, **options))
-    try:
-        yield
-    finally:
-        transformers.set_tqdm_hook(before)
-
-
-@contextmanager
 def _environment() -> Iterator[None]:
     before = dict(os.environ)
     try:
@@ -83,22 +70,6 @@ def _environment() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
-
-
-@contextmanager
-def _hub() -> Iterator[None]:
-    """Hugging Face's library reads its variable once, when it is imported: so under the environment of the host."""
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        yield
-        return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

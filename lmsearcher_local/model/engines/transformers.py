@@ -1,6 +1,5 @@
 """The primitive on a plain transformers model: for machines where vLLM has no build, and the reference for parity."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from math import isqrt
 from typing import Any
@@ -10,9 +9,10 @@ import numpy as np
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.adapter import merge
 from lmsearcher_local.model.checkpoint import Checkpoint
+from lmsearcher_local.model.engines import transformers_internals as internals
 from lmsearcher_local.model.engines.base import Engine, Prefix, Question
 from lmsearcher_local.model.engines.checks import check_prefixes, check_tokens
-from lmsearcher_local.model.engines.host import preserved_host, without_bars
+from lmsearcher_local.model.engines.host import preserved_host
 from lmsearcher_local.model.engines.prefixes import shared_beginnings
 
 BATCH_TOKENS = 32_768  # padded tokens in one forward pass
@@ -42,7 +42,7 @@ class TransformersEngine(Engine):
         self._table: Any = None  # of a call behind rows: its distinct rows, on the device
         self.max_length = checkpoint.context
         try:
-            with preserved_host(), without_bars():
+            with preserved_host(), internals.without_bars():
                 self._load(checkpoint)
         except ImportError as error:
             raise EngineError(
@@ -53,20 +53,17 @@ class TransformersEngine(Engine):
 
     def _load(self, checkpoint: Checkpoint) -> None:
         import torch
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
 
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.can_sleep = self._device == "cuda"
         self.model = _loaded(checkpoint).to(self._device).eval()
         self.noise = NOISE[self._kind]
-        self._empty = DynamicCache(config=self.model.config)
+        self._empty = internals.empty_cache(self.model.config)
         with torch.inference_mode():
             self._plain = self._head_is_plain()
             self._next(np.zeros((1, 1), dtype=np.int64), [0], [0])  # a model may have no way for what is not plain
-            # A layer that sees a window only, or keeps a state instead of keys, takes no mask of ours.
-            self._shares = all(type(layer) is DynamicLayer for layer in self._empty.layers) and self._can_share()
+            self._shares = internals.keeps_all_keys(self._empty) and self._can_share()
 
     def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Log-probabilities of each question's tokens, over the tokens asked about after the same prefix.
@@ -161,16 +158,8 @@ class TransformersEngine(Engine):
         product = head.weight[ids].float() @ hidden.float()
         largest = float(product.abs().max()) or 1.0
         for factor in (1.0, LARGE / largest):
-
-            def longer(module: Any, given: Any, output: Any, factor: float = factor) -> Any:
-                output.last_hidden_state = output.last_hidden_state * factor
-                return output
-
-            hook = base.register_forward_hook(longer)
-            try:
+            with internals.scaled_states(model, factor):
                 logits = model(input_ids=ids[None], use_cache=False).logits[0, -1, ids].float()
-            finally:
-                hook.remove()
             if not float((logits - factor * product).abs().max()) <= ROUNDING[self._kind] * factor * largest:
                 return False
         return True
@@ -180,7 +169,7 @@ class TransformersEngine(Engine):
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         tokens = np.random.default_rng(0).integers(vocabulary, size=24)
         prefixes = [tokens[:16], np.append(tokens[:8], tokens[16:])]
-        cache = _fork(self._empty)
+        cache = internals.fork(self._empty)
         try:
             self._cached(tokens[None, :8], cache)
             [(shared, together)] = self._behind(cache, prefixes, [0, 1])
@@ -211,7 +200,7 @@ class TransformersEngine(Engine):
             node, cache = pending.pop()
             known = cache.get_seq_length()
             if node.length > known:
-                cache = _fork(cache)
+                cache = internals.fork(cache)
                 self._cached(prefixes[node.first][None, known : node.length], cache)
             pending += [(child, cache) for child in node.children]
             yield from self._behind(cache, prefixes, node.ends) if node.length else self._alone(prefixes, node.ends)
@@ -259,7 +248,7 @@ class TransformersEngine(Engine):
                 np.cumsum(sizes) - 1,
                 attention_mask=mask,
                 position_ids=torch.from_numpy(places)[None].to(device),
-                past_key_values=_fork(cache),
+                past_key_values=internals.fork(cache),
             )
             yield batch, states
 
@@ -282,30 +271,21 @@ class TransformersEngine(Engine):
             return self.model.base_model(**given).last_hidden_state[rows, places]
         kept, index = np.unique(places, return_inverse=True)
         wanted = self._torch.from_numpy(kept).to(self.model.device)
-        return self.model(**given, logits_to_keep=wanted).logits[rows, index]
+        return internals.last_logits(self.model, wanted, **given)[rows, index]
 
 
 def _loaded(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
-    # The attention that transformers prefers leaves out a cap on attention scores (Gemma 2) without a word.
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
     model: Any = AutoModelForCausalLM.from_pretrained(
         checkpoint.path,
         config=config,
         local_files_only=True,
         use_safetensors=True,
         dtype="auto",
-        attn_implementation="eager" if capped else None,
+        attn_implementation="eager" if internals.caps_attention(config) else None,
     )
     if checkpoint.adapter:
         merge(model, checkpoint.adapter)
     return model
-
-
-def _fork(cache: Any) -> Any:
-    """A cache that grows without changing this one; the tensors, which are replaced when they grow, are shared."""
-    fork = copy.copy(cache)
-    fork.layers = [copy.copy(layer) for layer in cache.layers]
-    return fork

@@ -1,4 +1,4 @@
-"""The primitive on vLLM's offline engine, inside this process. The only place where vLLM is imported."""
+"""The primitive on vLLM's offline engine, inside this process."""
 
 import gc
 import logging
@@ -14,14 +14,13 @@ import numpy as np
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.adapter import RANKS
 from lmsearcher_local.model.checkpoint import Checkpoint
+from lmsearcher_local.model.engines import vllm_internals as internals
 from lmsearcher_local.model.engines.base import Engine, Prefix, Question
 from lmsearcher_local.model.engines.checks import check_prefixes, check_tokens
 from lmsearcher_local.model.engines.host import preserved_host, without_warnings
 from lmsearcher_local.model.memory import GB, MemoryPlan, plan_memory
 from lmsearcher_local.model.quantization import AT_LOAD
 
-# vLLM reads these when it is imported or started. Only the exact text "1" counts.
-VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}  # 0: the engine runs in this process
 LOGGING = ("VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_PATH")
 NO_MEMORY = ("out of memory", "allocate memory", "available memory", "free memory")  # as torch and vLLM say it
 NOISE, NOISE_FLOAT32 = 0.25, 1e-3  # nats: well above what batches and caches were seen to move; float32 on a processor
@@ -172,7 +171,7 @@ class VLLMEngine(Engine):
             raise EngineError(f"vLLM failed at a question ({_reason(error)})") from error
         self._failed = False
         self.prompt_tokens += sum(map(len, prompts))
-        self.computed_tokens += sum(map(len, prompts)) - sum(output.num_cached_tokens for output in outputs)
+        self.computed_tokens += sum(map(len, prompts)) - sum(map(internals.cached_tokens, outputs))
         return outputs
 
     def forget(self) -> None:
@@ -181,20 +180,8 @@ class VLLMEngine(Engine):
         self._llm.reset_prefix_cache()
 
     def _log_probs(self, questions: Sequence[Question], cold: bool = False) -> list[np.ndarray]:
-        from vllm import SamplingParams
-
         check_tokens([tokens for _, tokens in questions], self._checkpoint)
-        params = [
-            SamplingParams(
-                max_tokens=1,
-                temperature=0,
-                logprob_token_ids=list(tokens),
-                detokenize=False,
-                skip_reading_prefix_cache=cold,
-                skip_clone=True,  # made anew for each question, so that vLLM need not copy all of it
-            )
-            for _, tokens in questions
-        ]
+        params = [internals.question(tokens, cold) for _, tokens in questions]
         outputs = self.generate([prefix for prefix, _ in questions], params)
         answers = []
         for output, (_, tokens) in zip(outputs, questions, strict=True):
@@ -210,9 +197,7 @@ class VLLMEngine(Engine):
         if not self._failed:
             return
         try:
-            engine = self._llm.llm_engine
-            engine.abort_request(list(engine.output_processor.request_states), internal=True)
-            whole = self._llm.reset_prefix_cache() and not engine.has_unfinished_requests()
+            whole = internals.drop_requests(self._llm)
             if whole:  # a question of one token, whose own block is never full
                 from vllm import SamplingParams
 
@@ -229,7 +214,7 @@ class VLLMEngine(Engine):
         asked = any(name in os.environ for name in LOGGING)  # then as the user wants it
         quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "0"} if not asked else {}
         quiet |= {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
-        with preserved_host(VARIABLES | quiet):
+        with preserved_host(internals.VARIABLES | quiet):
             warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch, nothing a user can mend
             level = os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
             try:
@@ -243,21 +228,18 @@ class VLLMEngine(Engine):
         checkpoint, adapter = self._checkpoint, self._checkpoint.adapter
         try:
             import vllm
-            from vllm.lora.request import LoRARequest
-            from vllm.platforms import current_platform
         except ImportError as error:
             raise EngineError(
                 f"vLLM cannot be imported ({error}); install the extra that fits this machine:"
                 " lmsearcher-local[cuda] with an NVIDIA GPU, lmsearcher-local[cpu] without"
             ) from error
-        if current_platform.is_cpu() and hasattr(type(current_platform), "simple_compile_backend"):
-            # vLLM would compile one small sampler function with the C++ compiler, which costs a minute or is missing.
-            type(current_platform).simple_compile_backend = "eager"
-        card = not current_platform.is_cpu()
+        card = not internals.on_processor()
+        if not card:
+            internals.compile_nothing()
         self.plan = plan_memory(checkpoint, self._longest, card=card, cache_bytes=self._cache_bytes)
         self._small = not card and self.plan.weights <= SMALL
         self.max_length = self.plan.context - 1  # the engine adds the token that it samples
-        self.can_sleep = current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available()
+        self.can_sleep = internals.can_sleep()
         # A head in bfloat16 answers in steps of 1/16 and more. On a processor another type costs a copy of it a step.
         small = 4 * checkpoint.vocabulary * checkpoint.hidden <= HEAD_COPY
         finer = (card or small) and checkpoint.dtype != "float32" and checkpoint.quantization is None
@@ -288,15 +270,14 @@ class VLLMEngine(Engine):
                     use_tqdm_on_load=False,
                 )
             if adapter:  # read and checked now: an error inside a question would leave the question behind
-                self._lora = LoRARequest("adapter", 1, str(adapter.path))
-                self._llm.llm_engine.add_lora(self._lora)
+                self._lora = internals.add_adapter(self._llm, adapter.path)
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded
-            vllm.distributed.cleanup_dist_env_and_memory()
+            internals.clean_up()
             if not isinstance(error, Exception):
                 raise
             raise EngineError(f"vLLM cannot load {checkpoint.path}: {self._why(error)}") from error
-        exact = current_platform.is_cpu() and "float32" in str(self._llm.llm_engine.model_config.dtype)
+        exact = not card and "float32" in internals.data_type(self._llm)
         self.noise = NOISE_FLOAT32 if exact else NOISE
 
     def _why(self, error: Exception) -> str:
@@ -314,7 +295,7 @@ class VLLMEngine(Engine):
 
     def _stop(self) -> None:
         if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
+            internals.shut_down(self._llm)
             self._llm = None
             gc.collect()
 

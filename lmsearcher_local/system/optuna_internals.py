@@ -1,0 +1,82 @@
+"""What is used of Optuna beside its documented interface. Tested with Optuna 5.0.0.
+
+A study hides its storage and its own id, a trial its id there; what is asked of the storage is documented. Whatever is
+missing in another version raises ``AttributeError``, ``ImportError`` or ``TypeError`` at its use;
+``tests/test_internals.py`` tries all of it. ``study`` is an ``optuna.Study``, ``trial`` one of its ``FrozenTrial``.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
+
+
+def is_same_study(one: Study, other: Study) -> bool:
+    """Whether both are one study of one storage."""
+    return (one._storage, one._study_id) == (other._storage, other._study_id)
+
+
+def list_trials(study: Study, numbers: Iterable[int], start: int) -> list[FrozenTrial]:
+    """The trials of these numbers and all from ``start`` on. They are the storage's own: nobody changes them."""
+    storage, known = study._storage, study._study_id
+    if not isinstance(storage, JournalStorage):
+        found = study.get_trials(deepcopy=False)
+        return [*(found[number] for number in numbers), *found[start:]]
+    with storage._thread_lock:  # a listing of all would take longer the longer the study is
+        storage._sync_with_backend()
+        ids, trials = storage._replay_result._study_id_to_trial_ids[known], storage._replay_result._trials
+        return [trials[ids[number]] for number in numbers] + [trials[one] for one in ids[start:]]
+
+
+def read_trial(study: Study, trial: FrozenTrial) -> FrozenTrial:
+    """The trial as the storage has it now."""
+    return study._storage.get_trial(trial._trial_id)
+
+
+def create_trial(study: Study, template: FrozenTrial) -> FrozenTrial:
+    """Store a trial in one write.
+
+    Not ``Study.add_trial``: in a storage that others share, the last trial of the study may be theirs.
+    """
+    return study._storage.get_trial(study._storage.create_new_trial(study._study_id, template_trial=template))
+
+
+def begin_trial(study: Study, trial: FrozenTrial) -> bool:
+    """Let a waiting trial run; ``False`` where somebody else was quicker."""
+    return study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+
+
+def end_trial(study: Study, trial: FrozenTrial, state: TrialState, values: list[float] | None = None) -> None:
+    """Store that a trial ended; not by ``Study.tell``, which in a database looks through all trials for its number."""
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
+
+
+def set_parameter(study: Study, trial: FrozenTrial, name: str, option: Any, kind: BaseDistribution) -> None:
+    """Store a running trial's value of a parameter."""
+    study._storage.set_trial_param(trial._trial_id, name, kind.to_internal_repr(option), kind)
+
+
+def set_user_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:
+    """Store a user attribute of a trial that has not ended."""
+    study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def set_system_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:
+    """Store a system attribute of a trial that has not ended."""
+    study._storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def enqueued_values(trial: FrozenTrial) -> dict[str, Any]:
+    """The values that a trial was enqueued with."""
+    values: dict[str, Any] = trial.system_attrs.get(ENQUEUED, {})
+    return values
+
+
+def allows(kind: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution allows a value."""
+    return kind._contains(kind.to_internal_repr(value))
