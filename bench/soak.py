@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.records.sources import read_history
 from lmsearcher_local.records.storage import JOURNAL, JournalFile
-from lmsearcher_local.search.optuna_sampler import KILLED
+from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives.function import FunctionObjective

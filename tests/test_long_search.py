@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from scripted import scripted_ranker
 
 from lmsearcher_local.candidates.history import HISTORY_CAP, History, truncate_history
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.records.trials import Reader
+from lmsearcher_local.search import groups
+from lmsearcher_local.search.groups import Decomposition
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.spaces.distributions import encode
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study import outputs
@@ -139,3 +144,28 @@ def test_a_reader_sees_each_trial_until_it_has_ended(tmp_path: Path) -> None:
         study.tell(first, 1.0)
         assert [trial.number for trial in reader.read()] == [first.number]
         assert reader.read() == []
+
+
+def test_groups_are_those_of_optuna_and_trials_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+
+    def objective(trial: optuna.Trial) -> float:
+        names = [name for name in "abcdef" if rng.random() < 0.7] if trial.number % 3 else ["a", "b"]
+        return float(sum(trial.suggest_int(name, 0, 9 + (trial.number > 15)) for name in names))
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = Decomposition()
+    for trials in range(1, 40):
+        study.optimize(objective, n_trials=1)
+        found.add(study.trials[-1])
+        names = {frozenset(kinds) for kinds in found.groups()}
+        wanted = _GroupDecomposedSearchSpace().calculate(study).search_spaces
+        assert names == {frozenset(space) for space in wanted if space}, trials
+
+    read: list[int] = []
+    monkeypatch.setattr(groups, "encode", lambda *given: read.append(1) or encode(*given))
+    study = optuna.create_study(sampler=LMSearcherSampler(scripted_ranker()))
+    for _ in range(3):
+        read.clear()
+        study.optimize(lambda trial: trial.suggest_int("a", 0, 99) + trial.suggest_int("b", 0, 99), n_trials=20)
+    assert len(read) <= 60  # of a study of 60 trials each ask would read all

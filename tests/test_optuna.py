@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.groups import CLAIM, Group, drawn, encoded
 from lmsearcher_local.search.options import SearchOptions
-from lmsearcher_local.search.optuna_sampler import CLAIM, Group, LMSearcherSampler, drawn, encoded
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import BINS, LISTED, distributions, options
@@ -249,7 +251,7 @@ def told(study: optuna.Study) -> State:
     """What the sampler knows of a study over SPACE."""
     sampler = study.sampler
     assert isinstance(sampler, LMSearcherSampler)
-    [group], _ = sampler._told(study)
+    [group] = sampler._groups.read(study)
     return group.state
 
 
@@ -329,18 +331,19 @@ def test_ranges_that_change() -> None:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_hyperband_and_partly_fixed_studies() -> None:
-    def reporting(trial: optuna.Trial) -> float:
-        value = mixed(trial)
+    def reporting(objective: Callable[[optuna.Trial], float], trial: optuna.Trial) -> float:
+        value = objective(trial)
         for step in range(5):
             trial.report(value, step)
             if trial.should_prune():
                 raise optuna.TrialPruned
         return value
 
-    study = optuna.create_study(
-        sampler=LMSearcherSampler(scripted_ranker()), pruner=optuna.pruners.HyperbandPruner(max_resource=5)
-    )
-    study.optimize(reporting, n_trials=15)
+    for space, objective in ((None, mixed), (SPACE, score)):
+        sampler = LMSearcherSampler(scripted_ranker(), space=space)
+        study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.HyperbandPruner(max_resource=5))
+        study.optimize(partial(reporting, objective), n_trials=15)
+        assert len(study.trials) == 15
     for space in (None, SPACE):
         study = study_of(space=space)
         study.optimize(score, n_trials=3)
@@ -381,8 +384,8 @@ def test_eight_workers_get_different_points(fixed: bool) -> None:
 class Interrupted(LMSearcherSampler):
     """Before it writes down its first pick, another process has made and written down its own."""
 
-    def _asked(self, groups: Sequence[Group], known: Sequence[set[str]], rng: np.random.Generator) -> list[str]:
-        codes = super()._asked(groups, known, rng)
+    def _asked(self, groups: Sequence[Group], rng: np.random.Generator) -> list[str]:
+        codes = super()._asked(groups, rng)
         if meddling := self.__dict__.pop("meddling", None):
             meddling()
         return codes
@@ -416,7 +419,9 @@ def test_groups_and_processes_that_collided_draw_apart() -> None:
     study.optimize(conditional, n_trials=8)
     assert isinstance(study.sampler, LMSearcherSampler)
     seeds = [
-        [group.state.seed for group in study.sampler._told(study, n, attempt)[0]] for n in (8, 9) for attempt in (0, 1)
+        [group.state.seed for group in study.sampler._groups.read(study, n, attempt)]
+        for n in (8, 9)
+        for attempt in (0, 1)
     ]
     assert seeds[0] == seeds[2]
     assert len({*seeds[0], *seeds[1], *seeds[3]}) == 9

@@ -180,7 +180,7 @@ def importance(result: "Result") -> dict[str, float]:
 
 def choices(study: "optuna.Study", result: "Result") -> "list[Choice]":
     """The picks of which the storage says out of what pool they were taken, and with what probability."""
-    from lmsearcher_local.search.optuna_sampler import KILLED
+    from lmsearcher_local.search.groups import KILLED
     from lmsearcher_local.study.schema import choice_of
 
     ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and KILLED not in t.user_attrs]

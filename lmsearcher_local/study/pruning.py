@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, PatientPru
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.errors import SearchStopped, StudyError
-from lmsearcher_local.search.optuna_sampler import KILLED
+from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.study.objectives.base import Watch, describe_error
 
 PRUNERS: dict[str, Callable[..., BasePruner]] = {

@@ -17,7 +17,7 @@ from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.records.storage import PLAN
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING
-from lmsearcher_local.search.optuna_sampler import KILLED
+from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.spaces.files import COLUMNS
 from lmsearcher_local.spaces.space import Configuration, Option, SearchSpace
 

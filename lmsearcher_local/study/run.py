@@ -20,8 +20,9 @@ from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING, Choice
+from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.search.options import SearchOptions
-from lmsearcher_local.search.optuna_sampler import KILLED, LMSearcherSampler
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace

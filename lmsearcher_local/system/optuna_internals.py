@@ -22,10 +22,13 @@ def is_same_study(one: Study, other: Study) -> bool:
 
 
 def list_trials(study: Study, numbers: Iterable[int], start: int) -> list[FrozenTrial]:
-    """The trials of these numbers and all from ``start`` on. They are the storage's own: nobody changes them."""
+    """The trials of these numbers and all from ``start`` on. They are the storage's own: nobody changes them.
+
+    They are all trials of the study. Hyperband shows a sampler one bracket of it only.
+    """
     storage, known = study._storage, study._study_id
     if not isinstance(storage, JournalStorage):
-        found = study.get_trials(deepcopy=False)
+        found = storage.get_all_trials(known, deepcopy=False)
         return [*(found[number] for number in numbers), *found[start:]]
     with storage._thread_lock:  # a listing of all would take longer the longer the study is
         storage._sync_with_backend()

@@ -1,0 +1,222 @@
+"""The parameters of an Optuna study in groups that occur together, and what its trials say about each group.
+
+Every trial is looked at until it has ended, and then no more, however long the study is.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.records.trials import Reader
+from lmsearcher_local.search.state import State
+from lmsearcher_local.spaces.distributions import draw, edges, encode
+from lmsearcher_local.system import optuna_internals as internals
+
+KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
+CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
+
+
+@dataclass
+class Group:
+    """Parameters that always occur together, and what is known of the search in the space that they make."""
+
+    kinds: dict[str, BaseDistribution]
+    state: State
+    varied: set[str] = field(default_factory=set)  # codes behind which other parameters were chosen
+    latest: list[tuple[str, FrozenTrial]] = field(default_factory=list)  # of the last read, with their codes
+
+
+class Decomposition:
+    """Parameters of completed and pruned trials, those together that occur in the same trials.
+
+    This is Optuna's group decomposition. Parameters with one possible value are left out, as nothing is to be chosen;
+    one whose range changes has the latest.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[str, tuple[int, BaseDistribution]] = {}
+        self._parts: list[tuple[frozenset[str], int]] = []  # names, and in how many trials they occur
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take a trial into account, once."""
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            return
+        names = frozenset(trial.distributions)
+        parts = [(part & names, count + 1) for part, count in self._parts]
+        parts += [(part - names, count) for part, count in self._parts]
+        parts.append((names - self._latest.keys(), 1))
+        self._parts = [(part, count) for part, count in parts if part]
+        for name, kind in trial.distributions.items():
+            if name not in self._latest or self._latest[name][0] < trial.number:
+                self._latest[name] = trial.number, kind
+
+    def groups(self) -> list[dict[str, BaseDistribution]]:
+        """The distributions of each group by name, the most frequent group first."""
+        found = []
+        for part, count in self._parts:
+            kinds = {name: self._latest[name][1] for name in sorted(part)}
+            if varying := {name: kind for name, kind in kinds.items() if not kind.single()}:
+                found.append((-count, next(iter(varying)), varying))
+        return [kinds for _, _, kinds in sorted(found, key=lambda one: one[:2])]
+
+
+class Groups:
+    """The groups of a study, brought up to date by ``read``.
+
+    Args:
+        begin: makes a group that knows nothing.
+        fixed: the only group there is, if the space is fixed.
+    """
+
+    def __init__(self, begin: Callable[[dict[str, BaseDistribution]], Group], fixed: Group | None = None) -> None:
+        self._begin = begin
+        self._fixed = fixed
+        self._groups = [fixed] if fixed else []
+        self._reader: Reader | None = None
+        self._decomposition = Decomposition()
+
+    def read(self, study: Study, number: int | None = None, attempt: int = 0) -> list[Group]:
+        """The groups, which know all trials but the one of that number.
+
+        Args:
+            attempt: how often the trial has picked before; each time it draws other numbers.
+        """
+        if self._reader is None or not internals.is_same_study(self._reader.study, study):
+            self._restart(study)
+        trials = self._look(number)
+        if not self._fixed and self._decomposition.groups() != [group.kinds for group in self._groups]:
+            self._groups = [self._group(kinds) for kinds in self._decomposition.groups()]
+            self._restart(study)
+            trials = self._look(number)
+        for group in self._groups:
+            # Groups do not draw the same numbers, and neither do processes after they picked the same.
+            own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
+            group.state.seed = group.state.options.seed + own + attempt * (1 + (number or 0))
+        tell(self._groups, trials)
+        return self._groups
+
+    def rivals(self, number: int) -> list[FrozenTrial]:
+        """Beside that trial, those that had not ended at the last read or are new since, as they are now."""
+        return others(self._reader.peek(), number) if self._reader else []
+
+    def _restart(self, study: Study) -> None:
+        """Forget all trials."""
+        self._reader, self._decomposition = Reader(study), Decomposition()
+        for group in self._groups:
+            group.state.clear(direction_of(study))
+            group.varied.clear()
+
+    def _look(self, number: int | None) -> list[FrozenTrial]:
+        """The trials that are new or that had not ended."""
+        assert self._reader is not None
+        trials = others(self._reader.read(), number)
+        for trial in trials:
+            self._decomposition.add(trial)
+        return trials
+
+    def _group(self, kinds: dict[str, BaseDistribution]) -> Group:
+        return next((group for group in self._groups if group.kinds == kinds), None) or self._begin(kinds)
+
+
+def tell(groups: Sequence[Group], trials: Sequence[FrozenTrial]) -> None:
+    """Let the groups know these trials, and forget which were pending."""
+    for group in groups:
+        group.state.forget_pending()
+        group.latest = encoded(group, trials)
+    deepest = {trial.number: i for i, group in enumerate(groups) for _, trial in group.latest}
+    for i, group in enumerate(groups):
+        for code, trial in group.latest:
+            value, behind = shown_value(trial), trial.state.is_finished() and deepest[trial.number] > i
+            if value is not None:
+                group.state.tell(code, value, trial.number)
+            elif behind:
+                continue  # what failed may be what was chosen behind it
+            elif trial.state.is_finished():
+                group.state.close(code)
+            else:
+                group.state.begin(code)
+            if behind:
+                group.varied.add(code)
+
+
+def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
+    """The trials that have a configuration of the group, and its code; of unfinished ones what they are going to be."""
+    cuts = {name: edges(kind) for name, kind in group.kinds.items()}
+    found = ((_code(group, cuts, trial), trial) for trial in trials)
+    return [(code, trial) for code, trial in found if code is not None]
+
+
+def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial) -> str | None:
+    """The code of the trial's configuration of the group, if it has one."""
+    values = trial.params
+    if not trial.state.is_finished():
+        values = trial.system_attrs.get(CLAIM, {}) | internals.enqueued_values(trial) | values
+    space = group.state.space
+    code = encode(group.kinds, cuts, space, values)
+    return code if code is None or space.valid is None or code in space else None
+
+
+def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Values that the code stands for; within a bin they are random."""
+    values = {}
+    for (name, kind), index in zip(group.kinds.items(), group.state.space.indices(code), strict=True):
+        low, high = edges(kind)[index : index + 2]
+        values[name] = draw(kind, low, high, rng)
+    return values
+
+
+def again(group: Group, rng: np.random.Generator) -> str | None:
+    """A code to take once more, the best of three evaluated ones; or none, to take a new one.
+
+    The more of the group's codes are known, the likelier one is taken again behind which other parameters are chosen.
+    Any other is taken again only when all are known.
+    """
+    state = group.state
+    share = len(state.known) / state.space.size
+    if rng.random() >= share or (share < 1 and not group.varied):
+        return None
+    history = state.told.history
+    places = [i for i, code in enumerate(history.codes) if code in (group.varied or state.known)]
+    if not places:
+        return state.space.sample(rng, 1)[0]
+    return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
+
+
+def taken(group: Group, code: str, trials: Iterable[FrozenTrial]) -> bool:
+    """Whether one of the trials has taken a code since it was new."""
+    # With its code, because a trial that picked again may have come to another one.
+    before = {(trial.number, other) for other, trial in group.latest}
+    return code not in group.state.known and any(
+        other == code and (trial.number, other) not in before for other, trial in encoded(group, trials)
+    )
+
+
+def others(trials: Iterable[FrozenTrial], number: int | None) -> list[FrozenTrial]:
+    """The trials that count, but the one of that number."""
+    return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
+
+
+def direction_of(study: Study) -> Direction:
+    """The direction of a study with one objective."""
+    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+
+
+def shown_value(trial: FrozenTrial) -> float | None:
+    """What the model is shown of a trial, if anything."""
+    if any(violation > 0 for violation in trial.constraints.values()):
+        return None
+    if trial.state == TrialState.COMPLETE:
+        value = trial.value
+    elif trial.state == TrialState.PRUNED and trial.last_step is not None:
+        value = trial.intermediate_values[trial.last_step]
+    else:
+        return None
+    return value if value is not None and math.isfinite(value) else None
