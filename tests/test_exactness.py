@@ -21,7 +21,8 @@ from lmsearcher_local.records.storage import JOURNAL, JournalFile
 from lmsearcher_local.report.page import page
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.run import RUNS, run
+from lmsearcher_local.study.recording import RUNS
+from lmsearcher_local.study.run import run
 
 SPACE = SearchSpace([4] * 6)
 NOISE = 0.25

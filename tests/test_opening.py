@@ -30,8 +30,9 @@ from lmsearcher_local.study.objectives.command import CommandObjective
 from lmsearcher_local.study.objectives.function import InProcess
 from lmsearcher_local.study.opening import LOCK, OWNER
 from lmsearcher_local.study.plan import Plan, identity
+from lmsearcher_local.study.recording import RUNS
 from lmsearcher_local.study.results import Result
-from lmsearcher_local.study.run import RUNS, open_search, run
+from lmsearcher_local.study.run import open_search, run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False]})

@@ -6,6 +6,7 @@ What is slow to import is imported when a search starts: ``--help`` must answer 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,10 @@ Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
 \b
 Learn from searches of the same space for other data; they need not have the same parameters:
   lmsearcher-local search space.yaml --objective train:score --earlier runs/a --earlier runs/b
+\b
+Stop bad trials early: `def score(configuration, trial)` calls trial.report(step, value) and returns when
+trial.should_stop(); a command prints lines `step N value`. Settings are Optuna's, with commas:
+  lmsearcher-local search space.yaml --objective train:score --pruner median:n_warmup_steps=3 --budget 8h
 \b
 Evaluate elsewhere, the model stays here; functions are imported there from the same folder:
   lmsearcher-local search space.yaml --objective train:score --workers 4
@@ -103,6 +108,14 @@ def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
     help="Stop an evaluation after this time; its trial fails, the search goes on.",
 )
 @click.option(
+    "--pruner",
+    metavar="PRUNER",
+    help="Stop bad trials early, by what they report: median, hyperband, successive-halving or patient of Optuna.",
+)
+@click.option(
+    "--budget", metavar="TIME", help="Begin no trial after this time, like 90m, 8h or 1.5d; those under way end."
+)
+@click.option(
     "--workers", type=click.IntRange(min=1), help="Trials evaluated at once.  [default: 1, or what the cluster takes]"
 )
 @click.option(
@@ -133,6 +146,8 @@ def search(
     earlier: tuple[str, ...],
     first: str | None,
     timeout_per_trial: float | None,
+    pruner: str | None,
+    budget: str | None,
     workers: int | None,
     cluster: str | None,
     gpu: "Gpu | None",
@@ -147,18 +162,22 @@ def search(
     from lmsearcher_local.search.options import SearchOptions
     from lmsearcher_local.spaces.files import RESULTS, TABLE
     from lmsearcher_local.study.executors import connected
+    from lmsearcher_local.study.pruning import parse_pruner
     from lmsearcher_local.study.run import Plan, open_search
+    from lmsearcher_local.study.savings import savings
+    from lmsearcher_local.study.timing import parse_budget
     from lmsearcher_local.system.interrupts import terminable
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, name, measured = chosen_space(space_file, preset, table)
     way = chosen_direction(direction, measured)
+    seconds, judge = budget and parse_budget(budget), pruner and parse_pruner(pruner)
     goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
     known, sources = known_before(warm_start, space, way), learned_from(earlier, space, way)
     begin = begun_with(first, space)
     options = SearchOptions(direction=way, seed=seed, policy=policy, pool_size=pool_size, earlier=sources, first=begin)
     identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
-    plan = Plan(space, goal.name, identity, options, known)
+    plan = Plan(space, goal.name, identity, options, known, judge or None)
     out = out or Path("runs") / f"{name}-seed{seed}"
     picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (
@@ -170,10 +189,21 @@ def search(
         opened.prepare(goal, here=not cluster)
         click.echo(f"{plain(name)}: {counted(space.size, 'configuration')}; loading the model ...", err=True)
         loading = load_ranker(**model, space=space, pool_size=pool_size)
-        with resumable(), loading as ranker, progress(trials) as show:
-            result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers or slots, gpu=gpu)
+        with resumable(), loading as ranker, progress(trials, seconds or None) as show:
+            result = opened.run(
+                goal,
+                ranker,
+                trials,
+                show,
+                executor=executor,
+                workers=workers or slots,
+                gpu=gpu,
+                budget=seconds or None,
+            )
         draw(result, picture, out / PICTURE, f"{name}, seed {seed}", measured)
     report(result, measured)
+    if judge:
+        click.echo(savings(result))
     click.echo(f"\nPicture: {out / PICTURE}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
@@ -258,20 +288,19 @@ def chosen_objective(
 
 
 @contextmanager
-def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
-    """A progress bar with the best value so far and the speed; lines where stdout is no terminal."""
+def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Result], None]]":
+    """A progress bar with the best value so far, the speed and the expected end; lines where stdout is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console()
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}best {task.fields[best]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}best {task.fields[best]}{task.fields[end]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("search", total=trials, speed="", best="-")
+        task = bar.add_task("search", total=trials, speed="", best="-", end="")
         started: int | None = None
         shown: str | None = None
 
@@ -290,19 +319,40 @@ def progress(trials: int) -> "Iterator[Callable[[Result], None]]":
             best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
             seconds = bar.tasks[0].elapsed or 0
             speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
-            bar.update(task, completed=result.evaluated, speed=speed, best=best)
+            if stopped := sum(trial.pruned for trial in result.trials):
+                speed += f"{stopped} pruned, "
+            end = expected_end(trials - result.evaluated, result.evaluated - started, seconds, budget)
+            bar.update(task, completed=result.evaluated, speed=speed, best=best, end=end)
             for trial in result.latest:
-                if trial.value is None:
+                if trial.value is None and not trial.pruned:
                     console.print(
                         f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",
                         markup=False,
                         soft_wrap=True,
                     )
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
-                console.print(f"trial {result.evaluated}/{trials}: {speed}best {best}", markup=False, soft_wrap=True)
+                line = f"trial {result.evaluated}/{trials}: {speed}best {best}{end}"
+                console.print(line, markup=False, soft_wrap=True)
             shown = best
 
         yield show
+
+
+def expected_end(left: int, done: int, seconds: float, budget: float | None) -> str:
+    """When the search probably ends, in words; nothing where that cannot be told yet or it has ended.
+
+    Args:
+        left: trials to go.
+        done: trials of this run, which took so many seconds.
+        budget: seconds of a run after which no trial is begun.
+    """
+    if left <= 0 or done <= 0:
+        return ""
+    rest = left * seconds / done
+    if budget is not None:
+        rest = min(rest, max(0.0, budget - seconds))
+    end = datetime.now() + timedelta(seconds=rest)
+    return f", ends about {end:%H:%M}" if rest < 12 * 3600 else f", ends about {end:%d %b %H:%M}"
 
 
 def report(result: "Result", table: "Table | None") -> None:
@@ -314,7 +364,10 @@ def report(result: "Result", table: "Table | None") -> None:
     elif result.ended:
         click.echo(f"The search ended early: {result.ended}.")
     if result.best is None:
-        click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
+        if any(trial.pruned for trial in result.trials):
+            click.echo("No trial ran to its end: the pruner stopped them, or they failed.")
+        elif result.trials:
+            click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
         return
     code, value = result.best
     configuration = result.space.decode(code)

@@ -21,6 +21,7 @@ from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept
 from lmsearcher_local.spaces.files import (
     COLUMNS,
     RESULTS,
+    STOPPED,
     TABLE,
     ByValue,
     Candidates,
@@ -244,6 +245,8 @@ def _of_json(
             value = "prediction" if "cell" in keys else "value"
             trial, keys = trial | {value: 0.0}, keys | {value}
         if {"cell", "prediction"} <= keys:
+            if STOPPED in keys and valued:
+                continue  # its value is one of the middle of its training
             yield where, translated(trial["cell"], f"{path}: {where}"), trial["prediction"]
         elif "value" not in keys or ("value" in space.names and not keys >= set(COLUMNS)):
             raise HistoryError(f"{path}: {where} has no cell and prediction; the form is {SHAPE}")

@@ -51,7 +51,8 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
             axes.set_ylim(**{"bottom" if sign > 0 else "top": worst})
             marks = {"marker": "v" if sign > 0 else "^", "color": "tab:blue", "alpha": 0.6, "linestyle": ""}
             _at_edge(axes, numbers[~shown], sign, **marks, label="trial outside the picture")
-    failed = [trial.number for trial in result.trials if trial.value is None]
+    _mark_stopped(axes, result, sign)
+    failed = [trial.number for trial in result.trials if trial.value is None and not trial.pruned]
     if failed:
         _at_edge(axes, failed, sign, marker="x", color="tab:red", linestyle="", label="failed trial")
     axes.set_xlim(0.5, last + 0.5)
@@ -62,6 +63,18 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     return figure
+
+
+def _mark_stopped(axes: Any, result: Result, sign: int) -> None:
+    """Trials that were stopped early, at the last value that they reported; the picture's range stays."""
+    low, high = axes.get_ylim()
+    found = [(trial.number, trial.reported) for trial in result.trials if trial.reported is not None and trial.pruned]
+    inside = [(number, value) for number, value in found if low <= value <= high]
+    marks = {"marker": "d", "color": "0.45", "markersize": 4, "linestyle": ""}
+    if found:
+        axes.plot(*np.array(inside or np.empty((0, 2))).T, **marks, label="stopped early")
+        _at_edge(axes, [number for number, value in found if not low <= value <= high], sign, **marks)
+        axes.set_ylim(low, high)
 
 
 def _at_edge(axes: Any, numbers: Sequence[float], sign: int, **marks: Any) -> None:

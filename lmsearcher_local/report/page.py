@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lmsearcher_local.presets.tables import Table
     from lmsearcher_local.search.calibration import Choice
-    from lmsearcher_local.study.results import Result
+    from lmsearcher_local.study.results import Result, Trial
 
 BEST = 10  # architectures listed
 PAGE = "report.html"
@@ -74,11 +74,12 @@ def page(study: "optuna.Study", name: str) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    from lmsearcher_local.study.timing import in_units
     from lmsearcher_local.system.plain import amount
 
     template = files(__package__).joinpath(PAGE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "size": amount}
+    environment.filters |= {"number": _number, "size": amount, "time": in_units}
     return environment.from_string(template).render(name=name, **facts(study)) + "\n"
 
 
@@ -91,6 +92,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     from lmsearcher_local.presets.registry import preset_of
     from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_search
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
+    from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.schema import plan_of, runs_of, searched
 
     plan, runs = plan_of(study), runs_of(study)
@@ -112,7 +114,8 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "label": label,
         "known": known,
         "table": table,
-        "counts": Counter("given" if t.given else "failed" if t.value is None else "told" for t in result.trials),
+        "counts": Counter(map(_kind, result.trials)),
+        "savings": savings(result) if plan.get("pruner") else None,
         "rows": best_rows(result),
         "curve": _embedded(draw_search(result, label=label, optimum=optimum)) if result.trials else None,
         "drawing": _embedded(drawing) if drawing else None,
@@ -131,6 +134,12 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "runs": runs,
         "times": times(study),
     }
+
+
+def _kind(trial: "Trial") -> str:
+    if trial.given or trial.pruned:
+        return "given" if trial.given else "pruned"
+    return "failed" if trial.value is None else "told"
 
 
 def best_rows(result: "Result") -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
@@ -16,6 +17,8 @@ from lmsearcher_local.spaces.space import Option, SearchSpace
 RESULTS = "historical_results.json"
 TABLE = "results.csv"
 COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
+STOPPED = "stopped after step"  # in that JSON, of a trial that was stopped early
+NONE: Mapping[int, int] = MappingProxyType({})
 AMBIGUOUS = -2  # in place of an option's index: a cell of a CSV may mean several
 
 
@@ -32,10 +35,13 @@ class Candidates(NamedTuple):
     note: str = ""
 
 
-def write_history(path: Path, values: Iterable[tuple[str, float]]) -> None:
-    """Replace the file by the upstream JSON of these codes and values."""
+def write_history(path: Path, values: Iterable[tuple[str, float]], stopped: Mapping[int, int] = NONE) -> None:
+    """Replace the file by the upstream JSON of these codes and values. Of trials that were stopped early, by number
+    from 1, it also says after which step; the value is that of the step."""
     trials = [  # what json.dumps(..., indent=1) makes, but ten times as fast: a search writes all after each trial
-        f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}\n }}'
+        f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}'
+        + (f',\n  "{STOPPED}": {stopped[i]}' if i in stopped else "")
+        + "\n }"
         for i, (code, value) in enumerate(values, 1)
     ]
     write_atomically(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")

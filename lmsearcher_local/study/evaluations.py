@@ -15,6 +15,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.executors import Inline, Outcome, outcome, submitted
 from lmsearcher_local.study.objectives.base import Objective, Watch
 from lmsearcher_local.study.objectives.table import TableObjective
+from lmsearcher_local.study.timing import Clock
 from lmsearcher_local.system.interrupts import undisturbed
 
 
@@ -34,7 +35,7 @@ class Evaluations:
         space: SearchSpace,
         ranker: Ranker,
         executor: Executor | None,
-        workers: int,
+        clock: Clock,
         shared: bool,
         watched: Callable[[FrozenTrial], Watch | None] = lambda trial: None,
     ) -> None:
@@ -42,11 +43,11 @@ class Evaluations:
         self._objective = objective
         self._space = space
         self._ranker = ranker
-        self._workers = workers
+        self._clock = clock
+        self._workers = workers = clock.workers
         self._shared = shared
         self._watched = watched
         self._began: dict[Future[Outcome], float] = {}
-        self.seconds = 0.0  # that workers were at trials which ended
         self._own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
         self._place: Executor = executor or self._own  # type: ignore[assignment]
         self._done: SimpleQueue[tuple[Future[Outcome], float]] = SimpleQueue()
@@ -95,7 +96,7 @@ class Evaluations:
         while not self._done.empty():
             ready.append(self._done.get())
         broken: LMSearcherError | None = None
-        self.seconds += sum(now - self._began.pop(future) for future, now in ready)
+        self._clock.evaluated(sum(now - self._began.pop(future) for future, now in ready))
         for future, _ in sorted(ready, key=lambda end: self.under_way[end[0]].number):
             trial = self.under_way.pop(future)
             try:

@@ -3,6 +3,7 @@
 Both are made whole when a search starts and when it ends, but for a ``kill -9``; the storage knows what they lack then.
 """
 
+import math
 import os
 import time
 from pathlib import Path
@@ -50,8 +51,10 @@ class Outputs:
 
     def _write_history(self, result: Result) -> None:
         started = time.monotonic()
-        values = [(trial.code, trial.value) for trial in result.trials if trial.value is not None]
-        write_history(self._folder / RESULTS, values)
+        known = [(trial, trial.reported if trial.pruned else trial.value) for trial in result.trials]
+        valued = [(trial, value) for trial, value in known if value is not None and math.isfinite(value)]
+        stopped = {i: trial.step for i, (trial, _) in enumerate(valued, 1) if trial.pruned and trial.step is not None}
+        write_history(self._folder / RESULTS, [(trial.code, value) for trial, value in valued], stopped)
         ended = time.monotonic()
         self._pending, self._due = False, ended + SHARE * (ended - started)
 

@@ -10,9 +10,12 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
+from optuna.pruners import BasePruner
+
 from lmsearcher_local.candidates.earlier import Earlier
 from lmsearcher_local.search.options import DEFAULTS, SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.pruning import describe_pruner
 
 Values = Sequence[tuple[str, float]]
 
@@ -29,6 +32,7 @@ class Plan:
     checkpoint: str = ""
     options: SearchOptions = DEFAULTS
     warm_start: Values = ()
+    pruner: BasePruner | None = None
 
     def describe(self) -> dict[str, Any]:
         """The plan as the storage keeps it."""
@@ -46,6 +50,7 @@ class Plan:
             "warm_start": _digest(list(self.warm_start)),
             "first": _digest(list(options.first)) if options.first else None,
             "earlier": [_source(one) for one in options.earlier] or None,
+            "pruner": describe_pruner(self.pruner),
         }
 
     def difference(self, kept: Mapping[str, Any]) -> str | None:

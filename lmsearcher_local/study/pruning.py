@@ -5,7 +5,10 @@ import inspect
 import json
 import math
 import warnings
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -16,7 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.errors import SearchStopped, StudyError
 from lmsearcher_local.search.groups import KILLED
+from lmsearcher_local.study.channel import listening
 from lmsearcher_local.study.objectives.base import Watch, describe_error
+from lmsearcher_local.system import optuna_internals as internals
 
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "median": MedianPruner,
@@ -114,26 +119,32 @@ class Judge:
     """
 
     def __init__(self, study: Study, pruner: BasePruner) -> None:
-        self._storage = study._storage
+        self._study = study
         self._pruner = copy.deepcopy(pruner)
-        self._seen = Study(study.study_name, study._storage, study.sampler, self._pruner)
-        self._seen._storage = Counting(study._storage)  # type: ignore[assignment]
+        self._seen = internals.view_without(study, KILLED, self._pruner)
+        self._trials: dict[int, FrozenTrial] = {}  # by number
         self._lock = Lock()  # a pruner is for one thread at a time
         self._broken: Exception | None = None
 
-    def watch(self, trial: FrozenTrial) -> Watch:
-        """What a trial reports to."""
-        return lambda step, value: self.judge(trial._trial_id, step, value)
+    def add(self, trial: FrozenTrial) -> int:
+        """Expect reports of a trial, under its number."""
+        self._trials[trial.number] = trial
+        return trial.number
 
-    def judge(self, trial: int, step: int, value: float) -> bool:
-        """Store a step of the trial with this id; whether the trial is to stop. All are once something fails."""
+    def watch(self, trial: FrozenTrial) -> Watch:
+        """What a trial of this process reports to."""
+        return partial(self.judge, self.add(trial))
+
+    def judge(self, number: int, step: int, value: float) -> bool:
+        """Store a step of the trial of this number; whether the trial is to stop. All are once something fails."""
         with self._lock:
-            if self._broken:
+            if self._broken or number not in self._trials:
                 return True
+            trial = self._trials[number]
             try:
-                self._storage.set_trial_intermediate_value(trial, step, value)
-                [frozen] = [one for one in self._seen.get_trials(deepcopy=False) if one._trial_id == trial]
-                return bool(self._pruner.prune(self._seen, frozen))
+                internals.report(self._study, trial, step, value)
+                [seen] = [one for one in self._seen.get_trials(deepcopy=False) if internals.is_same_trial(one, trial)]
+                return bool(self._pruner.prune(self._seen, seen))
             except UpdateFinishedTrialError:  # the search has given it up
                 return True
             except Exception as error:  # the disk's, or those of a pruner that the user wrote
@@ -156,29 +167,31 @@ class Judge:
             ) from self._broken
 
 
-class Counting:
-    """A storage in which trials that a kill ended are not there, and the others have numbers without gaps."""
+@contextmanager
+def watching(
+    study: Study, pruner: BasePruner | None, executor: Executor | None
+) -> Iterator[tuple[Callable[[FrozenTrial], Watch | None], Callable[[], None]]]:
+    """What a trial reports to where it is evaluated, if there is a pruner; and what says that something failed.
 
-    def __init__(self, storage: Any) -> None:
-        self._inner = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """The trials that count."""
-        trials = self._inner.get_all_trials(study_id, deepcopy=deepcopy)
-        kept = [trial for trial in trials if KILLED not in trial.user_attrs]
-        if len(kept) < len(trials):
-            kept = [_numbered(trial, number) for number, trial in enumerate(kept)]
-        return [trial for trial in kept if states is None or trial.state in states]
+    Args:
+        executor: where trials are evaluated, if not by threads of this process.
+    """
+    if pruner is None:
+        yield lambda trial: None, lambda: None
+        return
+    judge = Judge(study, pruner)
+    if executor is None:
+        yield judge.watch, judge.check
+        return
+    with listening(judge.judge, here=isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor))) as watch_of:
+        yield lambda trial: watch_of(judge.add(trial)), judge.check
 
 
-def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
-    if trial.number == number:
-        return trial
-    found = copy.copy(trial)
-    found.number = number
-    return found
+def end_early(study: Study, trial: FrozenTrial) -> bool:
+    """Store that a trial was stopped, with the last value that it reported, as Optuna does; not one without any."""
+    known = internals.read_trial(study, trial).intermediate_values
+    if not known:
+        return False
+    last = known[max(known)]
+    internals.end_trial(study, trial, TrialState.PRUNED, [last] if math.isfinite(last) else None)
+    return True

@@ -31,7 +31,7 @@ WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One evaluation; a failed one has a reason instead of a value.
+    """One evaluation; one that failed or was stopped early has a reason instead of a value.
 
     Its number is that of its start, from 1; trials that a kill ended do not count.
     """
@@ -43,6 +43,10 @@ class Trial:
     reason: str | None
     given: bool  # by a warm start
     ranked: bool = False  # picked by the model out of a pool
+    pruned: bool = False  # stopped early; its reason says when
+    step: int | None = None  # the last one reported
+    reported: float | None = None  # its value
+    seconds: float | None = None  # of its evaluation
 
     @property
     def configuration(self) -> Configuration:
@@ -111,7 +115,7 @@ class Tally:
         for trial in self._reader.read():
             if KILLED in trial.user_attrs:
                 insort(self._killed, trial.number)
-            elif trial.state in (TrialState.COMPLETE, TrialState.FAIL):
+            elif trial.state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED):
                 found = _trial(trial.number + 1 - bisect_left(self._killed, trial.number), trial, before.space)
                 latest += [found] if found else []
                 foreign += not found
@@ -152,14 +156,20 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
     code, attributes = code_of(trial.params, space), trial.user_attrs
     if code is None:
         return None
+    pruned, step = trial.state == TrialState.PRUNED, trial.last_step
+    reported = None if step is None else trial.intermediate_values[step]
     return Trial(
         number,
         code,
         tuple(space.decode(code).items()),
-        trial.value,
-        attributes.get(REASON),
+        None if pruned else trial.value,
+        f"pruned at step {step}: {reported}" if pruned else attributes.get(REASON),
         given=WARM in attributes,
         ranked=RANKING in attributes,
+        pruned=pruned,
+        step=step,
+        reported=reported,
+        seconds=trial.duration.total_seconds() if trial.duration else None,
     )
 
 

@@ -11,10 +11,18 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearcher_local.candidates.measures import judged
-from lmsearcher_local.errors import LMSearcherError, MeasureError, NothingToPropose, SearchStopped, SpaceExhausted
+from lmsearcher_local.errors import (
+    LMSearcherError,
+    MeasureError,
+    NothingToPropose,
+    ObjectiveError,
+    SearchStopped,
+    SpaceExhausted,
+)
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
@@ -30,14 +38,16 @@ from lmsearcher_local.study.evaluations import Evaluations, are_here
 from lmsearcher_local.study.objectives.base import Function, Measured, Objective, ProcessObjective
 from lmsearcher_local.study.objectives.function import FunctionObjective
 from lmsearcher_local.study.objectives.processes import end_leftovers
+from lmsearcher_local.study.objectives.steps import takes_watch
 from lmsearcher_local.study.opening import check_free, claim, created, describe, existing, locked, release
 from lmsearcher_local.study.outputs import Outputs
 from lmsearcher_local.study.plan import Plan, Values
+from lmsearcher_local.study.pruning import end_early, watching
+from lmsearcher_local.study.recording import recorded
 from lmsearcher_local.study.results import OURS, REASON, WARM, Result, Tally, code_of
+from lmsearcher_local.study.timing import Clock
 from lmsearcher_local.system import optuna_internals as internals
-from lmsearcher_local.system.provenance import provenance
 
-RUNS = "lmsearcher runs"  # study user attribute: versions, device and tokens of each run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
 
 
@@ -63,8 +73,10 @@ class Search:
         Called before a model is loaded, it tells at once what cannot be imported.
 
         Raises:
-            ObjectiveError: a function cannot be imported.
+            ObjectiveError: a function cannot be imported, or there is a pruner and the objective reports no steps.
         """
+        if self._plan.pruner and not takes_watch(objective):
+            raise ObjectiveError(f"{objective.name} reports no steps, so no pruner can stop its trials")
         if isinstance(objective, ProcessObjective):
             objective.out = str(self._out)
             if here:
@@ -80,6 +92,7 @@ class Search:
         executor: Executor | None = None,
         workers: int = 1,
         gpu: Gpu | None = None,
+        budget: float | None = None,
     ) -> Result:
         """Search until ``trials`` configurations are evaluated, those of earlier runs included.
 
@@ -94,6 +107,7 @@ class Search:
             gpu: whether the model leaves the card while an objective runs ("shared") or stays there ("kept"). By
                 default it leaves where its engine can and evaluations run on this machine and are not looked up in a
                 table. Then the next configurations are asked when all trials under way have ended.
+            budget: seconds of this run after which no trial is begun; those under way end. A resume counts anew.
 
         Raises:
             PromptError: the space does not fit the checkpoint.
@@ -103,7 +117,7 @@ class Search:
             EngineError: the model cannot answer. The study can be resumed.
         """
         try:
-            return self._run(objective, ranker, trials, on_trial, executor, workers, gpu)
+            return self._run(objective, ranker, trials, on_trial, executor, gpu, Clock(workers, budget))
         except (OSError, StorageInternalError) as error:
             if isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise
@@ -119,8 +133,8 @@ class Search:
         trials: int,
         on_trial: Callable[[Result], None] | None,
         executor: Executor | None,
-        workers: int,
         gpu: Gpu | None,
+        clock: Clock,
     ) -> Result:
         plan = self._plan
         shared = shares(gpu, ranker.engine, useful=are_here(objective, executor))
@@ -134,11 +148,14 @@ class Search:
         result = tally.update()
         self._keep(result, on_trial)
         first = len(result.trials) + 1
-        recording = _recorded(study, ranker, first, workers) if result.evaluated < trials else nullcontext()
-        evaluations = Evaluations(objective, plan.space, ranker, executor, workers, shared)
-        with recording, closing(evaluations):
+        recording = recorded(study, ranker, first, clock) if result.evaluated < trials else nullcontext()
+        with (
+            recording,
+            watching(study, plan.pruner, executor) as (watched, check),
+            closing(Evaluations(objective, plan.space, ranker, executor, clock, shared, watched)) as evaluations,
+        ):
             try:
-                return self._loop(study, tally, result, sampler, evaluations, trials, on_trial)
+                return self._loop(study, tally, result, sampler, evaluations, trials, on_trial, clock, check)
             except BaseException:
                 with suppress(OSError, StorageInternalError):  # the error says what happened, the storage knows more
                     self._outputs.close(tally.update())
@@ -153,6 +170,8 @@ class Search:
         evaluations: Evaluations,
         trials: int,
         on_trial: Callable[[Result], None] | None,
+        clock: Clock,
+        check: Callable[[], None],
     ) -> Result:
         """Propose, evaluate and store, until nothing is under way and nothing left to propose."""
         space, waiting = self._plan.space, Reader(study)
@@ -161,12 +180,13 @@ class Search:
             if evaluations.blocking:
                 self._keep(result, on_trial)
             free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
-            for trial in _queued(waiting, space, free) if free > 0 else ():
+            for trial in _queued(waiting, space, free) if free > 0 and not clock.over else ():
                 evaluations.submit(trial)
                 free -= 1
             if free > 0 and not ended:
                 try:
-                    proposals = sampler.propose(study, free)
+                    with clock.asking():
+                        proposals = sampler.propose(study, free)
                 except NothingToPropose as error:
                     proposals, ended = [], error
                 for trial in _begin(study, space, proposals):
@@ -177,6 +197,9 @@ class Search:
                 return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
             try:
                 for trial, found in evaluations.ended():
+                    check()  # where steps cannot be stored, all trials are stopped
+                    if found.pruned and end_early(study, trial):
+                        continue
                     if found.value is None:
                         _fail(study, trial, REASON, found.reason)
                     else:
@@ -261,6 +284,8 @@ def run(
     executor: Executor | None = None,
     workers: int = 1,
     gpu: Gpu | None = None,
+    pruner: BasePruner | None = None,
+    budget: float | None = None,
     **options: Any,
 ) -> Result:
     """Search a space for the best value of a function or of an ``Objective``; see ``open_search`` and ``Search.run``.
@@ -270,13 +295,14 @@ def run(
     Args:
         checkpoint: identity of the ranker's checkpoint, so that a resume with another one is refused.
         warm_start: codes and values known before.
+        pruner: one of Optuna's, to stop trials early that report steps.
         options: any of ``SearchOptions``, by name.
     """
     goal = objective if isinstance(objective, Objective) else FunctionObjective(objective)
-    plan = Plan(space, goal.name, checkpoint, SearchOptions(**options), warm_start)
+    plan = Plan(space, goal.name, checkpoint, SearchOptions(**options), warm_start, pruner)
     with closing(goal), open_search(Path(out), plan, storage=storage, resume=resume) as search:
         search.prepare(goal, here=executor is None)
-        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu)
+        return search.run(goal, ranker, trials, on_trial, executor=executor, workers=workers, gpu=gpu, budget=budget)
 
 
 def _begin(
@@ -319,28 +345,6 @@ def _described(choice: Choice | None) -> dict[str, Any]:
     belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}
     expected = {} if choice.expected is None else {"expected": choice.expected}
     return {OURS: True, RANKING: {"pool": choice.pool, "probability": choice.probability, **belief, **expected}}
-
-
-@contextmanager
-def _recorded(study: optuna.Study, ranker: Ranker, first: int, workers: int) -> Iterator[None]:
-    """Keep with the study what evaluates from trial ``first`` on, and in the end how much was asked."""
-    run = {"trial": first, "engine": type(ranker.engine).__name__, "workers": workers, "noise": ranker.engine.noise}
-    runs, counts = [*study.user_attrs.get(RUNS, []), {**run, **provenance()}], _counts(ranker)
-    study.set_user_attr(RUNS, runs)  # now, because a kill may end it
-    try:
-        yield
-    finally:
-        runs[-1] |= {name: count - counts[name] for name, count in _counts(ranker).items()}
-        runs[-1]["drift"] = ranker.drift
-        with suppress(OSError, StorageInternalError):  # that there is no space has been said
-            study.set_user_attr(RUNS, runs)
-
-
-def _counts(ranker: Ranker) -> dict[str, int]:
-    """Questions repeated, and the engine's tokens where it counts them."""
-    names = ("prompt_tokens", "computed_tokens")
-    tokens = {name: getattr(ranker.engine, name) for name in names if hasattr(ranker.engine, name)}
-    return {"repeated": ranker.repeated, **tokens}
 
 
 def _repair(out: Path) -> None:

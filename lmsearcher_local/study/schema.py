@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 from lmsearcher_local.errors import SpaceError, StudyError, brief
 from lmsearcher_local.search.calibration import LEVELS, RANKING, Choice
 from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.study.recording import RUNS
 from lmsearcher_local.study.results import PLAN, REASON, Result, code_of, result_of
-from lmsearcher_local.study.run import RUNS
 
 PLANNED: dict[str, type] = {
     "objective": str,
@@ -23,6 +23,8 @@ PLANNED: dict[str, type] = {
 }
 RAN: dict[str, type] = {"engine": str, "trial": int, "device": str, "processor": str, "versions": dict}
 COUNTED: dict[str, type] = {"prompt_tokens": int, "computed_tokens": int}
+
+SPENT = ("wall", "asking", "evaluating", "waiting")  # seconds of a run
 
 
 def plan_of(study: Study) -> dict[str, Any]:
@@ -66,6 +68,8 @@ def searched(study: Study) -> Result:
             raise StudyError(
                 f"the value of trial {found.number} is {brief(found.value)}; a search stores finite numbers"
             )
+        if found.step is not None and not (isinstance(found.step, int) and isinstance(found.reported, (int, float))):
+            raise StudyError(f"what trial {found.number} reported is no list of numbers")
         if found.reason is not None and not isinstance(found.reason, str):
             raise StudyError(f"the {REASON} of trial {found.number} is no text")
     return result
@@ -119,6 +123,11 @@ def runs_of(study: Study) -> list[dict[str, Any]]:
         raise StudyError("what is stored about its runs is no list of facts")
     for number, run in enumerate(runs, 1):
         _check(run, RAN, f"run {number}")
+        if "seconds" in run:
+            seconds, workers = run["seconds"], run.get("workers")
+            known = isinstance(seconds, dict) and all(_finite(seconds.get(name)) for name in SPENT)
+            if not known or not isinstance(workers, int):
+                raise StudyError(f"run {number} says {brief(seconds)} where its times are stored, as numbers")
         if COUNTED.keys() & run.keys():
             _check(run, COUNTED, f"run {number}")
     return runs

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lmsearcher_local.errors import StudyError
+from lmsearcher_local.errors import NothingToPropose, StudyError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -33,14 +33,15 @@ class Clock:
     """The time of one run of a search.
 
     Args:
+        workers: trials evaluated at once.
         budget: seconds until no new trial is begun, if any.
     """
 
     def __init__(self, workers: int, budget: float | None = None) -> None:
         self._started = time.monotonic()
-        self._workers = workers
+        self.workers = workers
         self._budget = budget
-        self._asking = 0.0
+        self._asking = self._evaluating = 0.0
 
     @property
     def over(self) -> bool:
@@ -49,17 +50,27 @@ class Clock:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """The block asks for configurations."""
+        """The block asks for configurations.
+
+        Raises:
+            NothingToPropose: the budget is over.
+        """
+        if self.over:
+            raise NothingToPropose(f"its budget of {in_units(self._budget or 0)} is over")
         started = time.monotonic()
         try:
             yield
         finally:
             self._asking += time.monotonic() - started
 
-    def seconds(self, evaluating: float) -> dict[str, float]:
-        """Of the run so far: ``wall``; ``asking``, within it; ``evaluating``, as given, of all workers; and how
-        long these were ``waiting`` for a trial. The last two are together ``wall`` times the number of workers."""
+    def evaluated(self, seconds: float) -> None:
+        """A worker was at a trial for so long."""
+        self._evaluating += seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Of the run so far: ``wall``; ``asking``, within it; ``evaluating``, of all workers; and how long these
+        were ``waiting`` for a trial. The last two are together ``wall`` times the number of workers."""
         wall = time.monotonic() - self._started
-        found = {"wall": wall, "asking": self._asking, "evaluating": evaluating}
-        waiting = max(0.0, wall * self._workers - evaluating)
+        found = {"wall": wall, "asking": self._asking, "evaluating": self._evaluating}
+        waiting = max(0.0, wall * self.workers - self._evaluating)
         return {name: round(value, 3) for name, value in {**found, "waiting": waiting}.items()}

@@ -5,12 +5,14 @@ missing in another version raises ``AttributeError``, ``ImportError`` or ``TypeE
 ``tests/test_internals.py`` tries all of it. ``study`` is an ``optuna.Study``, ``trial`` one of its ``FrozenTrial``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from copy import copy
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
@@ -57,6 +59,52 @@ def begin_trial(study: Study, trial: FrozenTrial) -> bool:
 def end_trial(study: Study, trial: FrozenTrial, state: TrialState, values: list[float] | None = None) -> None:
     """Store that a trial ended; not by ``Study.tell``, which in a database looks through all trials for its number."""
     study._storage.set_trial_state_values(trial._trial_id, state, values)
+
+
+def report(study: Study, trial: FrozenTrial, step: int, value: float) -> None:
+    """Store what a running trial reached after a step."""
+    study._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+
+
+def is_same_trial(one: FrozenTrial, other: FrozenTrial) -> bool:
+    """Whether both are one trial of one storage, as it was at different times."""
+    return one._trial_id == other._trial_id
+
+
+def view_without(study: Study, mark: str, pruner: BasePruner) -> Study:
+    """The study for a pruner, as if there were no trials with this user attribute and the others had been numbered
+    without them. Hyperband goes by numbers, and successive halving by attributes that trials keep."""
+    view = Study(study.study_name, study._storage, study.sampler, pruner)
+    view._storage = _Without(study._storage, mark)  # type: ignore[assignment]
+    return view
+
+
+class _Without:
+    """A storage without some trials; ``BaseStorage`` otherwise."""
+
+    def __init__(self, storage: BaseStorage, mark: str) -> None:
+        self._inner = storage
+        self._mark = mark
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._inner.get_all_trials(study_id, deepcopy=deepcopy)
+        kept = [trial for trial in trials if self._mark not in trial.user_attrs]
+        if len(kept) < len(trials):
+            kept = [_numbered(trial, number) for number, trial in enumerate(kept)]
+        return [trial for trial in kept if states is None or trial.state in states]
+
+
+def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+    if trial.number == number:
+        return trial
+    found = copy(trial)
+    found.number = number
+    return found
 
 
 def set_parameter(study: Study, trial: FrozenTrial, name: str, option: Any, kind: BaseDistribution) -> None:
