@@ -71,7 +71,19 @@ def ray() -> Iterator[str]:
 
 SLOW = (  # files of tests that load vLLM or train, or start many processes or clusters
     *("adapter", "bundle", "dashboard", "docs", "engines", "evaluation_process", "examples", "executors"),
-    *("foreign_code", "full_disk", "fuzz", "host", "hostile", "kill", "memory", "offline", "optuna", "presets"),
+    *(
+        "foreign_code",
+        "full_disk",
+        "pruning",
+        "fuzz",
+        "host",
+        "hostile",
+        "kill",
+        "memory",
+        "offline",
+        "optuna",
+        "presets",
+    ),
     *("quantization", "rehearsal", "report", "rows", "sampling", "smollm2", "sources", "throughput"),
     *("train_command", "training", "trim", "vllm_engine", "bench", "prefilter", "ending", "objective"),
 )

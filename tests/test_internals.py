@@ -85,6 +85,14 @@ def test_optuna_has_what_is_used(kind: str, tmp_path: Path) -> None:
         template = optuna.trial.create_trial(state=TrialState.RUNNING, params={"x": 4}, distributions={"x": choice})
         second = of_optuna.create_trial(study, template)
         assert (second.number, second.params) == (1, {"x": 4})
+        of_optuna.report(study, second, 3, 0.25)
+        assert of_optuna.read_trial(study, second).intermediate_values == {3: 0.25}
+        view = of_optuna.view_without(study, "mine", optuna.pruners.HyperbandPruner(max_resource=9))
+        [seen] = view.get_trials(deepcopy=False)
+        assert seen.number == 0
+        assert of_optuna.is_same_trial(seen, second)
+        assert not of_optuna.is_same_trial(seen, waiting)
+        assert view.pruner.prune(view, seen) in (False, True)
         of_optuna.end_trial(study, waiting, TrialState.COMPLETE, [0.5])
         of_optuna.end_trial(study, second, TrialState.FAIL)
         states = [(trial.state, trial.values) for trial in of_optuna.list_trials(study, [0], 1)]
