@@ -15,7 +15,7 @@ from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.sampling import TRIES
 from lmsearcher_local.spaces.space import SearchSpace
 
-SCORED = 4  # histories until the model is again asked what score it expects, too: that takes as long as a pick
+SCORED = 8  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
 
 
