@@ -4,31 +4,30 @@ What is slow to import is imported when a search starts: ``--help`` must answer 
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmsearcher_local.candidates.policies import POLICIES
+from lmsearcher_local.cli.inputs import chosen_objective, read_first_codes, read_sources, read_warm_start
 from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
+from lmsearcher_local.cli.outcome import draw, report
+from lmsearcher_local.cli.progress import progress
 from lmsearcher_local.search.options import DEFAULTS, help_of
 from lmsearcher_local.system.plain import counted, plain
 
 if TYPE_CHECKING:
-    from lmsearcher_local.candidates.earlier import Earlier
-    from lmsearcher_local.candidates.history import Direction
     from lmsearcher_local.model.sharing import Gpu
     from lmsearcher_local.presets.tables import Table
-    from lmsearcher_local.spaces.space import SearchSpace
     from lmsearcher_local.study.objectives.base import Objective
-    from lmsearcher_local.study.plan import Values
-    from lmsearcher_local.study.results import Result
+    from lmsearcher_local.study.plan import Plan
 
 
 PICTURE = "search.png"
+MODEL = ("checkpoint", "base", "quantization", "engine")  # the options of ``model_options``
 HELP = """Search for the best configuration of a space.
 
 SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, a list of option counts, or a
@@ -131,54 +130,31 @@ def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
 )
 @model_options
 def search(
-    space_file: Path | None,
-    preset: str | None,
-    table: str | None,
-    objective: str | None,
-    command: str | None,
-    direction: str | None,
     trials: int,
-    seed: int,
     out: Path | None,
     resume: bool,
     storage: str | None,
-    warm_start: str | None,
-    earlier: tuple[str, ...],
-    first: str | None,
-    timeout_per_trial: float | None,
-    pruner: str | None,
     budget: str | None,
     workers: int | None,
     cluster: str | None,
     gpu: "Gpu | None",
-    policy: str,
-    pool_size: int,
-    **model: Any,
+    **given: Any,
 ) -> None:
     import optuna
 
-    from lmsearcher_local.model.checkpoint import load_checkpoint
     from lmsearcher_local.model.load import load_ranker
-    from lmsearcher_local.search.options import SearchOptions
     from lmsearcher_local.spaces.files import RESULTS, TABLE
     from lmsearcher_local.study.executors import connected
-    from lmsearcher_local.study.pruning import parse_pruner
-    from lmsearcher_local.study.run import Plan, open_search
+    from lmsearcher_local.study.run import open_search
     from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.timing import parse_budget
     from lmsearcher_local.system.interrupts import terminable
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, name, measured = chosen_space(space_file, preset, table)
-    way = chosen_direction(direction, measured)
-    seconds, judge = budget and parse_budget(budget), pruner and parse_pruner(pruner)
-    goal = chosen_objective(space, measured, objective, command, timeout_per_trial)
-    known, sources = known_before(warm_start, space, way), learned_from(earlier, space, way)
-    begin = begun_with(first, space)
-    options = SearchOptions(direction=way, seed=seed, policy=policy, pool_size=pool_size, earlier=sources, first=begin)
-    identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
-    plan = Plan(space, goal.name, identity, options, known, judge or None)
-    out = out or Path("runs") / f"{name}-seed{seed}"
+    seconds = parse_budget(budget) if budget else None
+    model = {name: given.pop(name) for name in MODEL}
+    name, table, goal, plan = planned(given, model)
+    out = out or Path("runs") / f"{name}-seed{plan.options.seed}"
     picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (
         terminable(),
@@ -187,26 +163,42 @@ def search(
         closing(goal),
     ):
         opened.prepare(goal, here=not cluster)
-        click.echo(f"{plain(name)}: {counted(space.size, 'configuration')}; loading the model ...", err=True)
-        loading = load_ranker(**model, space=space, pool_size=pool_size)
-        with resumable(), loading as ranker, progress(trials, seconds or None) as show:
-            result = opened.run(
-                goal,
-                ranker,
-                trials,
-                show,
-                executor=executor,
-                workers=workers or slots,
-                gpu=gpu,
-                budget=seconds or None,
-            )
-        draw(result, picture, out / PICTURE, f"{name}, seed {seed}", measured)
-    report(result, measured)
-    if judge:
+        click.echo(f"{plain(name)}: {counted(plan.space.size, 'configuration')}; loading the model ...", err=True)
+        loading = load_ranker(**model, space=plan.space, pool_size=plan.options.pool_size)
+        with resumable(), loading as ranker, progress(trials, seconds) as show:
+            workers = workers or slots
+            result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers, gpu=gpu, budget=seconds)
+        draw(result, picture, out / PICTURE, f"{name}, seed {plan.options.seed}", table)
+    report(result, table)
+    if plan.pruner:
         click.echo(savings(result))
     click.echo(f"\nPicture: {out / PICTURE}\nResults: {out / RESULTS}, {out / TABLE}")
     if result.best is None:
         sys.exit(1)
+
+
+def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, Table | None, Objective, Plan]":
+    """What to search, by its name, with its benchmark table if it is one, its objective and its plan."""
+    from lmsearcher_local.model.checkpoint import load_checkpoint
+    from lmsearcher_local.search.options import SearchOptions
+    from lmsearcher_local.study.plan import Plan
+    from lmsearcher_local.study.pruning import parse_pruner
+
+    pruner = parse_pruner(given["pruner"]) if given["pruner"] else None
+    space, name, table = chosen_space(given["space_file"], given["preset"], given["table"])
+    direction = chosen_direction(given["direction"], table)
+    goal = chosen_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"])
+    warm_start = read_warm_start(given["warm_start"], space, direction)
+    options = SearchOptions(
+        direction=direction,
+        seed=given["seed"],
+        policy=given["policy"],
+        pool_size=given["pool_size"],
+        earlier=read_sources(given["earlier"], space, direction),
+        first=read_first_codes(given["first"], space),
+    )
+    identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
+    return name, table, goal, Plan(space, goal.name, identity, options, warm_start, pruner)
 
 
 @contextmanager
@@ -217,168 +209,3 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("The same command with --resume goes on from here.", err=True)
         raise
-
-
-def known_before(source: str | None, space: "SearchSpace", direction: "Direction") -> "Values":
-    """The values that ``--warm-start`` names; what was left out of them is said."""
-    from lmsearcher_local.records.sources import read_history
-
-    if source is None:
-        return ()
-    known = read_history(source, space)
-    known.check(direction)
-    if known.note:
-        click.echo(known.note, err=True)
-    return known.entries
-
-
-def learned_from(runs: Sequence[str], space: "SearchSpace", direction: "Direction") -> "list[Earlier]":
-    """The searches that ``--earlier`` names; what of them does not count is said."""
-    from lmsearcher_local.records.earlier_runs import read_earlier
-
-    found = [read_earlier(run, space, direction) for run in runs]
-    for note in (note for run in found for note in run.notes):
-        click.echo(note, err=True)
-    return [run.earlier for run in found]
-
-
-def begun_with(source: str | None, space: "SearchSpace") -> Sequence[str]:
-    """The codes that ``--first`` names; what was left out of them is said."""
-    from lmsearcher_local.records.sources import read_first
-
-    if source is None:
-        return ()
-    found = read_first(source, space)
-    if found.note:
-        click.echo(found.note, err=True)
-    return found.codes
-
-
-def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:
-    """Write the search's picture, which is called ``shown`` where it cannot be written."""
-    from lmsearcher_local.report.figures import plot_search
-
-    label, optimum = (table.metric, table.optimum[1]) if table else ("value", None)
-    try:
-        plot_search(result, picture, title, label, optimum)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {shown}: {error.strerror}; the results are kept") from error
-
-
-def chosen_objective(
-    space: "SearchSpace",
-    table: "Table | None",
-    function: str | None,
-    command: str | None,
-    timeout: float | None,
-) -> "Objective":
-    """What to optimise."""
-    from lmsearcher_local.study.objectives.command import CommandObjective
-    from lmsearcher_local.study.objectives.function import FunctionObjective
-    from lmsearcher_local.study.objectives.table import TableObjective
-
-    if sum(given is not None for given in (table, function, command)) != 1:
-        raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")
-    if table is not None:
-        return TableObjective(table)
-    if command is not None:
-        return CommandObjective(command, space, timeout)
-    assert function is not None
-    return FunctionObjective(function, timeout)
-
-
-@contextmanager
-def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Result], None]]":
-    """A progress bar with the best value so far, the speed and the expected end; lines where stdout is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console()
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}best {task.fields[best]}{task.fields[end]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("search", total=trials, speed="", best="-", end="")
-        started: int | None = None
-        shown: str | None = None
-
-        def show(result: "Result") -> None:
-            nonlocal started, shown
-            if started is None:
-                started = result.evaluated
-                bar.reset(task, total=trials, completed=started)
-                if started:
-                    done = f"{started} of {counted(trials, 'trial')} are done already"
-                    more = f"{counted(started, 'trial')} are done already; {trials} were asked for"
-                    console.print(done if started <= trials else more)
-                if result.foreign:
-                    console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")
-                return
-            best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
-            seconds = bar.tasks[0].elapsed or 0
-            speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
-            if stopped := sum(trial.pruned for trial in result.trials):
-                speed += f"{stopped} pruned, "
-            end = expected_end(trials - result.evaluated, result.evaluated - started, seconds, budget)
-            bar.update(task, completed=result.evaluated, speed=speed, best=best, end=end)
-            for trial in result.latest:
-                if trial.value is None and not trial.pruned:
-                    console.print(
-                        f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",
-                        markup=False,
-                        soft_wrap=True,
-                    )
-            if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
-                line = f"trial {result.evaluated}/{trials}: {speed}best {best}{end}"
-                console.print(line, markup=False, soft_wrap=True)
-            shown = best
-
-        yield show
-
-
-def expected_end(left: int, done: int, seconds: float, budget: float | None) -> str:
-    """When the search probably ends, in words; nothing where that cannot be told yet or it has ended.
-
-    Args:
-        left: trials to go.
-        done: trials of this run, which took so many seconds.
-        budget: seconds of a run after which no trial is begun.
-    """
-    if left <= 0 or done <= 0:
-        return ""
-    rest = left * seconds / done
-    if budget is not None:
-        rest = min(rest, max(0.0, budget - seconds))
-    end = datetime.now() + timedelta(seconds=rest)
-    return f", ends about {end:%H:%M}" if rest < 12 * 3600 else f", ends about {end:%d %b %H:%M}"
-
-
-def report(result: "Result", table: "Table | None") -> None:
-    """What was found, in words."""
-    from lmsearcher_local.presets.registry import preset_of
-
-    if result.exhausted:
-        click.echo("The space is used up: every valid configuration was evaluated.")
-    elif result.ended:
-        click.echo(f"The search ended early: {result.ended}.")
-    if result.best is None:
-        if any(trial.pruned for trial in result.trials):
-            click.echo("No trial ran to its end: the pruner stopped them, or they failed.")
-        elif result.trials:
-            click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
-        return
-    code, value = result.best
-    configuration = result.space.decode(code)
-    width = max(len(plain(name)) for name in configuration)
-    click.echo(f"\nBest of {counted(len(result.trials), 'trial')}: {code}")
-    for key, option in configuration.items():
-        click.echo(f"  {plain(key):<{width}}  {plain(option)}")
-    if known := preset_of(result.space):
-        click.echo(known.summary(configuration))
-    click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")
-    if table is not None:
-        best, optimum = table.optimum
-        click.echo(f"The table's optimum: {optimum:.6g} ({best})")
-        click.echo(f"Found: rank {table.rank(code):,} of {len(table.values):,}")

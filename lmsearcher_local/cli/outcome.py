@@ -1,0 +1,52 @@
+"""What a search found, in words and as a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmsearcher_local.system.plain import counted, plain
+
+if TYPE_CHECKING:
+    from lmsearcher_local.presets.tables import Table
+    from lmsearcher_local.study.results import Result
+
+
+def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:
+    """Write the search's picture, which is called ``shown`` where it cannot be written."""
+    from lmsearcher_local.report.figures import plot_search
+
+    label, optimum = (table.metric, table.optimum[1]) if table else ("value", None)
+    try:
+        plot_search(result, picture, title, label, optimum)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {shown}: {error.strerror}; the results are kept") from error
+
+
+def report(result: "Result", table: "Table | None") -> None:
+    """What was found, in words."""
+    from lmsearcher_local.presets.registry import preset_of
+
+    if result.exhausted:
+        click.echo("The space is used up: every valid configuration was evaluated.")
+    elif result.ended:
+        click.echo(f"The search ended early: {result.ended}.")
+    if result.best is None:
+        if any(trial.pruned for trial in result.trials):
+            click.echo("No trial ran to its end: the pruner stopped them, or they failed.")
+        elif result.trials:
+            click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
+        return
+    code, value = result.best
+    configuration = result.space.decode(code)
+    width = max(len(plain(name)) for name in configuration)
+    click.echo(f"\nBest of {counted(len(result.trials), 'trial')}: {code}")
+    for key, option in configuration.items():
+        click.echo(f"  {plain(key):<{width}}  {plain(option)}")
+    if known := preset_of(result.space):
+        click.echo(known.summary(configuration))
+    click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")
+    if table is not None:
+        best, optimum = table.optimum
+        click.echo(f"The table's optimum: {optimum:.6g} ({best})")
+        click.echo(f"Found: rank {table.rank(code):,} of {len(table.values):,}")
