@@ -60,6 +60,10 @@ class ObjectiveError(LMSearcherError, ValueError):
     """An objective that cannot be found or called."""
 
 
+class OptionError(LMSearcherError, ValueError):
+    """An option of a search that is out of its range."""
+
+
 class StudyError(LMSearcherError, ValueError):
     """A study that cannot be started or resumed as asked."""
 

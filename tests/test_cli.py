@@ -337,6 +337,8 @@ def test_rank_of_thousands_given_by_name(loaded: list[str]) -> None:
         ({}, ("--preset", "nasbench201", "--command", "echo 1"), "name one space: a SPACE file, --preset NAME or"),
         ({}, ("--command", "echo 1", "--engine", "sglang"), "'sglang' is not one of 'vllm', 'transformers'"),
         ({}, ("--command", "echo 1", "--seed", "-1"), "-1 is not in the range x>=0"),
+        ({}, ("--command", "echo 1", "--temperature", "-1"), "-1.0 is not in the range x>=0"),
+        ({}, ("--command", "echo 1", "--temperature", "nan"), "at least 0 and finite: seed (0), temperature (nan)"),
         ({}, ("--command", "echo 1", "--colour", "red"), "No such option"),
         (
             {"w.csv": "009,1"},

@@ -81,6 +81,7 @@ def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
 @search_option("seed", click.IntRange(min=0))
 @search_option("policy", click.Choice([*POLICIES]))
 @search_option("pool_size", click.IntRange(min=1))
+@search_option("temperature", click.FloatRange(min=0))
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: runs/SPACE-seedSEED]")
 @click.option("--resume", is_flag=True, help="Continue the study in the output folder, if there is one.")
 @click.option("--storage", metavar="URL", help="Optuna storage.  [default: a journal file in the output folder]")
@@ -194,6 +195,7 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
         seed=given["seed"],
         policy=given["policy"],
         pool_size=given["pool_size"],
+        temperature=given["temperature"],
         earlier=read_sources(given["earlier"], space, direction),
         first=read_first_codes(given["first"], space),
     )

@@ -1,10 +1,12 @@
 """Every option of a search. Searcher, sampler, ``run``, the plan and the command line read them here."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.candidates.policies import policy
+from lmsearcher_local.errors import OptionError
 
 if TYPE_CHECKING:  # the command line reads the options before anything slow is imported
     from lmsearcher_local.candidates.earlier import Earlier
@@ -16,7 +18,7 @@ class SearchOptions:
     """How to search. ``Searcher``, ``LMSearcherSampler`` and ``run`` take each of these by its name.
 
     Raises:
-        ValueError: an option is out of its range.
+        OptionError: an option is out of its range.
     """
 
     direction: "Direction" = field(default="maximize", metadata={"help": "Whether values are maximised or minimised."})
@@ -42,10 +44,10 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize"):
-            raise ValueError(f"direction is 'maximize' or 'minimize', not {self.direction!r}")
-        if self.seed < 0 or self.pool_size < 1 or self.temperature < 0:
-            raise ValueError(
-                f"at least 0: seed ({self.seed}), temperature ({self.temperature});"
+            raise OptionError(f"direction is 'maximize' or 'minimize', not {self.direction!r}")
+        if self.seed < 0 or self.pool_size < 1 or not 0 <= self.temperature < math.inf:
+            raise OptionError(
+                f"at least 0 and finite: seed ({self.seed}), temperature ({self.temperature});"
                 f" at least 1: pool_size ({self.pool_size})"
             )
         policy(self.policy)

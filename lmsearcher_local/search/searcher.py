@@ -28,7 +28,7 @@ class Searcher:
         PromptError: the space does not fit the checkpoint.
         HistoryError: there are too many earlier searches.
         SpaceError: one of the first codes is not of this space.
-        ValueError: an option is out of its range.
+        OptionError: an option is out of its range.
     """
 
     def __init__(self, space: SearchSpace, ranker: Ranker, **options: Any) -> None:
