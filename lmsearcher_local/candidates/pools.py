@@ -73,7 +73,7 @@ def local(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude: Co
     space = surrogate.space
     taken = set(exclude)
     around = []
-    for parent in space.array(surrogate.history.best(PARENTS).codes):
+    for parent in space.array(surrogate.parents(PARENTS, rng)):
         fresh, _ = unseen(space, near(space, parent, rng), taken)
         taken.update(fresh)
         around += fresh
@@ -91,7 +91,7 @@ def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude
     """
     space = surrogate.space
     earlier = surrogate.sources.best(space, rng)
-    parents = space.array([*surrogate.history.best(PARENTS).codes, *earlier])
+    parents = space.array([*surrogate.parents(PARENTS, rng), *earlier])
     near, mixed = neighbourhood(space, parents, rng), recombined(space, parents, rng, RECOMBINED)
     candidates, rows = unseen(space, np.concatenate([space.array(earlier), near, mixed]), exclude)
     seen = {*exclude, *candidates}

@@ -99,6 +99,10 @@ class Surrogate:
         """The places in the history of the trials that are shown, at most 200."""
         return truncate_history(self.history.scores)
 
+    def parents(self, n: int, rng: np.random.Generator) -> Sequence[str]:
+        """Codes whose neighbourhoods are worth a look: the ``n`` best. Nothing is drawn."""
+        return self.history.best(n).codes
+
     @property
     def best(self) -> float:
         """The highest score, less the mean of all."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmsearcher_local.candidates.goals import GoalsSurrogate, shown
 from lmsearcher_local.candidates.pools import Pool, promising
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.errors import NothingToPropose, SpaceExhausted
@@ -80,7 +81,8 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
             offered.update(pool.codes)
         if not len(pool):
             raise _nothing_left(state.space, len(known))
-        yield _Question(Task(state.space, surrogate.history, pool), rng)
+        pool = shown(pool, rng)
+        yield _Question(Task(state.space, pool.surrogate.history, pool), rng)
 
 
 def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
@@ -97,6 +99,7 @@ def _answers(ranker: Ranker, questions: Sequence[_Question], temperature: float)
     picks = ranker.pick(tasks, [question.rng for question in questions], temperature)
     scores: list[tuple[float, ...] | None] = [None] * len(tasks)
     asked = [i for i, task in enumerate(tasks) if len(task.pool) > 1 and len(task.history) % SCORED == 0]
+    asked = [i for i in asked if not isinstance(tasks[i].pool.surrogate, GoalsSurrogate)]  # their score is no value
     pools = [tasks[i].pool.take([tasks[i].pool.codes.index(picks[i].code)]) for i in asked]
     chances = ranker.score_chances(pools)
     if chances is not None:
