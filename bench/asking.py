@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.ranker import Pick, Task
 from lmsearcher_local.search import state as searching
 from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.search.throughput import write
 from lmsearcher_local.spaces.space import SearchSpace
 
 TABLES = ("nasbench201-cifar100", "hpolib-parkinsons_telemonitoring", "hpobench-car")
@@ -66,12 +68,27 @@ class Showing(JudgeRanker):
 
 @click.command(context_settings={"show_default": True})
 @click.option("--seeds", type=click.IntRange(1), default=1, help="Searches in each space.")
-def main(seeds: int) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="File of the rows, as JSON lines.")
+def main(seeds: int, out: Path | None) -> None:
     """Measure what a search costs beside the model."""
-    codec = load_checkpoint().codec()
+    codec, rows = load_checkpoint().codec(), []
     for name in (*TABLES, f"{POSITIONS} positions"):
         for seed in range(seeds):
-            click.echo(json.dumps({"space": name, "seed": seed} | measure(*objective(name), seed, codec)))
+            rows.append({"space": name, "seed": seed, "trials": TRIALS} | measure(*objective(name), seed, codec))
+            click.echo(json.dumps(rows[-1]))
+    if out:
+        write(out, rows)
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation: the mean over seeds."""
+    text = "| space | searches | in all | fit of the kernel | rows of the prompt | posterior and pool |\n|"
+    text += f"{' --- |' * 6}\n"
+    for name in dict.fromkeys(row["space"] for row in rows):
+        spent = [row["ms a trial"] for row in rows if row["space"] == name]
+        means = [f"{np.mean([one[part] for one in spent]):.1f}" for part in ("all", "fit", "rows", "rest")]
+        text += f"| {name} | {len(spent)} | {' | '.join(means)} |\n"
+    return text
 
 
 def objective(name: str) -> tuple[SearchSpace, Callable[[str], float]]:

@@ -6,6 +6,7 @@ model sees as its hint.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from bench.tables import DEVELOPMENT, problem
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
@@ -32,7 +34,8 @@ def main(checkpoint: Path | None, engine: str, history: int, pool: int, seeds: i
     """Measure how well the order of large pools fits the true one."""
     from scipy.stats import kendalltau
 
-    about = {"history": history, "pool": pool, "engine": engine, **provenance()}
+    model = {"checkpoint": load_checkpoint(checkpoint).identity, "engine": engine}
+    about = {"history": history, "pool": pool, **model, **provenance()}
     rows: list[dict[str, Any]] = []
     out.parent.mkdir(parents=True, exist_ok=True)
     with load_ranker(checkpoint, engine) as ranker, out.open("w", encoding="utf-8") as file:
@@ -47,11 +50,17 @@ def main(checkpoint: Path | None, engine: str, history: int, pool: int, seeds: i
                 tau = {way: float(kendalltau(truth, order).statistic) for way, order in orders.items()}
                 rows.append({"table": name, "seed": seed, "tau": tau})
                 file.write(json.dumps(rows[-1] | about) + "\n")
-    click.echo("| table | model | hints |\n| --- | --- | --- |")
+    click.echo(markdown(rows))
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation: Kendall's tau, the mean over the histories of a table."""
+    text = "| table | histories | model | hints |\n| --- | --- | --- | --- |\n"
     for name in (*DEVELOPMENT, ""):
         same = [row["tau"] for row in rows if row["table"].startswith(name)]
         means = [f"{np.mean([tau[way] for tau in same]):.2f}" for way in ("model", "hints")]
-        click.echo(f"| {name or 'mean'} | {' | '.join(means)} |")
+        text += f"| {name or 'mean'} | {len(same)} | {' | '.join(means)} |\n"
+    return text
 
 
 if __name__ == "__main__":

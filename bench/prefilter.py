@@ -8,7 +8,7 @@ the mean of the nearest evaluated codes, and chance.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -124,7 +124,7 @@ SCORES: dict[str, Callable[[Task], np.ndarray] | None] = {
 }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Recall by how many are kept, a table per family, history and method; means over tables and seeds."""
     seeds = 1 + max(row["seed"] for row in rows)
     lines = [

@@ -1,9 +1,10 @@
 """Search quality on the real tables: methods x tables x seeds, each search 192 evaluations.
 
 ``python -m bench.quality --tables dev --seeds 20 --out runs/quality``; the same command goes on where it was stopped.
-Finished searches are lines of ``rows.jsonl``; ``summary.md`` and ``curves.png`` are made anew from all of them at the
-end. Our own searches run in lockstep, all tables and seeds in one engine call a trial; ``lockstep.jsonl`` holds their
-trials. A method that changed needs a new folder, or its lines deleted.
+Finished searches are lines of ``rows.jsonl``, the regret of each as the trials at which it fell; ``summary.md`` and
+``curves.png`` are made anew from all of them at the end. Our own searches run in lockstep, all tables and seeds in one
+engine call a trial; ``lockstep.jsonl`` holds their trials. A method that changed needs a new folder, or its lines
+deleted.
 """
 
 import json
@@ -50,6 +51,13 @@ STAND_INS: dict[str, tuple[dict[str, Any], Callable[[Problem], Judge]]] = {
     "ceiling: our policy, perfect ranker": ({}, perfect),
 }
 METHODS = (*BASELINES, *OURS, *STAND_INS)
+SHORT = {  # the rows of the README
+    "LM-Searcher": "lmsearcher-local, small checkpoint",
+    "ablation: the surrogate's own pick": "its surrogate without the model",
+    "Gaussian process": "a careful Gaussian process",
+    "Optuna TPE": "Optuna TPE",
+    "random": "random",
+}
 
 
 class Cell(NamedTuple):
@@ -108,7 +116,7 @@ def run_apart(cells: Sequence[Cell], out: Path) -> None:
                 append(out / "rows.jsonl", row | about)
                 click.echo(
                     f"{i}/{len(cells)} {time.monotonic() - started:.0f} s: {row['method']}, {row['table']},"
-                    f" seed {row['seed']}, {row['seconds']} s, regret {row['regret'][-1]}"
+                    f" seed {row['seed']}, {row['seconds']} s, regret {row['regret'][-1][1]}"
                 )
         except BaseException:  # an interrupt must not wait for the searches still queued
             pool.shutdown(wait=False, cancel_futures=True)
@@ -201,9 +209,9 @@ def summarise(rows: Iterable[dict[str, Any]]) -> Summary:
 
     A method counts with the seeds that it finished on every table of the group.
     """
-    curves: dict[str, dict[str, dict[int, list[float]]]] = {}  # method -> table -> seed -> regret
+    curves: dict[str, dict[str, dict[int, np.ndarray]]] = {}  # method -> table -> seed -> regret
     for row in rows:
-        curves.setdefault(row["method"], {}).setdefault(row["table"], {})[row["seed"]] = row["regret"]
+        curves.setdefault(row["method"], {}).setdefault(row["table"], {})[row["seed"]] = curve(row["regret"])
     tables = sorted({table for by_table in curves.values() for table in by_table})
     groups = {
         f"{title} ({len(found)})": found
@@ -225,7 +233,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> Summary:
 
 
 def markdown(summary: Summary) -> str:
-    """The table for the README."""
+    """The table of the documentation."""
     methods = sorted({name for lines in summary.values() for name in lines}, key=METHODS.index)
     marks = " / ".join(map(str, MARKS))
     text = (
@@ -238,6 +246,15 @@ def markdown(summary: Summary) -> str:
         seeds = sorted({line.seeds for line in found if line})
         text += f"| {name} | {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} |"
         text += "".join(f" {_marked(line) if line else '-'} |" for line in found) + "\n"
+    return text
+
+
+def short_markdown(rows: Iterable[dict[str, Any]]) -> str:
+    """The table of the README: a few methods, the mean over all tables."""
+    *_, lines = summarise(rows).values()
+    text = "| method | seeds | nine tables |\n| --- | --- | --- |\n"
+    for method, words in SHORT.items():
+        text += f"| {words} | {lines[method].seeds} | {_marked(lines[method])} |\n"
     return text
 
 
@@ -277,7 +294,19 @@ def plot(summary: Summary, path: Path) -> None:
 
 
 def _row(cell: Cell, regret: np.ndarray, seconds: float) -> dict[str, Any]:
-    return {**cell._asdict(), "seconds": round(seconds, 2), "regret": [round(float(value), 6) for value in regret]}
+    return {**cell._asdict(), "seconds": round(seconds, 2), "regret": steps(regret)}
+
+
+def steps(regret: np.ndarray) -> list[tuple[int, float]]:
+    """A curve as the numbers of the trials, from 1, at which it fell, and its value from there on."""
+    fell = np.flatnonzero(np.diff(regret, prepend=np.inf))
+    return [(int(i) + 1, round(float(regret[i]), 6)) for i in fell]
+
+
+def curve(found: Sequence[tuple[int, float]]) -> np.ndarray:
+    """The regret after each of the trials, ``[TRIALS]``, of such steps."""
+    starts, values = zip(*found, strict=True)
+    return np.repeat(values, np.diff([*starts, TRIALS + 1]))
 
 
 def _line(by_seed: np.ndarray) -> Line:

@@ -34,6 +34,12 @@ from lmsearcher_local.training.trajectories import Task
 SYNTHETIC = "synthetic"
 KINDS = ("uniform", "near")
 METHODS = ("model", *BASELINES)
+TITLES = {
+    "model": "model",
+    "hints alone": "its hints alone",
+    "ridge": "ridge on one-hot codes",
+    "gp": "Gaussian process",
+}
 BATCH = 64  # tasks in one engine call
 
 Score = Callable[[str], float]
@@ -155,6 +161,19 @@ def show(means: Means, title: str) -> None:
                 cells.append(f"{top:.3f}/{rank:.2f}/{tau:.2f}")
             table.add_row(kind, str(n), *cells, end_section=n == HISTORY_SIZES[-1])
     Console(width=max(120, Console().width)).print(table)
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation: top-1 and mean rank, means of the two kinds of pool."""
+    means = summarise(rows)
+    text = f"| history | {' | '.join(TITLES.values())} |\n|{' --- |' * (1 + len(TITLES))}\n"
+    for n in HISTORY_SIZES:
+        cells = []
+        for method in TITLES:
+            top, rank = (np.mean([means[kind, n, method][name] for kind in KINDS]) for name in ("top1", "rank"))
+            cells.append(f"{top:.2f} / {rank:.1f}")
+        text += f"| {n} | {' | '.join(cells)} |\n"
+    return text
 
 
 def plot(means: Means, path: Path, title: str) -> None:

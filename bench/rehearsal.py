@@ -166,6 +166,20 @@ def line(row: Row) -> str:
     return f"{row['step']:<18}{''.join(cells)}{words}".rstrip()
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of the documentation; GB of 10^9 bytes."""
+    text = "| step | seconds | first suggestion, s | each ask, s | peak, GB | planned, GB | plan against peak |\n"
+    text += f"|{' --- |' * 7}\n"
+    for row in rows:
+        words = {True: " (the same trials)", False: " (OTHER TRIALS)", None: ""}[row.get("as_the_first")]
+        forms = {"seconds": "{:.0f}", "first_ask_s": "{:.0f}", "ask_s": "{:.1f}"}
+        cells = [form.format(row[key]) if key in row else "" for key, form in forms.items()]
+        cells += [f"{row[key] / 10**9:.2f}" if key in row else "" for key in ("peak_bytes", "planned_bytes")]
+        cells.append(f"{round(100 * off(row)):+d} %" if "planned_bytes" in row else "")
+        text += f"| {row['step']}{words} | {' | '.join(cells)} |\n"
+    return text
+
+
 def off(row: Row) -> float:
     """How much more was planned than needed, as a share of what was needed."""
     return float(row["planned_bytes"] / row["peak_bytes"] - 1)

@@ -29,13 +29,14 @@ from lmsearcher_local.model.engines.base import prefix_key
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search import throughput
-from lmsearcher_local.search.throughput import Answer, Row, picks, vllm_engine
+from lmsearcher_local.search.throughput import SEARCH, Answer, Row, picks, vllm_engine
 from lmsearcher_local.spaces.space import SearchSpace
 
 TOLERANCE = 1e-4  # in probability, between the two
 NASBENCH, WIDE = SearchSpace([5] * 6), SearchSpace([5] * 48)
 CELLS = ((NASBENCH, 1), (NASBENCH, 32), (WIDE, 1))  # spaces, and how many pools are asked for at a time
 HISTORY, POOL = 200, 10
+CHECKED = (20, 100, HISTORY)  # histories behind which the two must agree
 FLAGS = ("--enable-prompt-embeds", "--max-logprobs", "128", "--max-num-seqs", "64")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
@@ -68,7 +69,7 @@ def main(repeats: int, out: Path) -> None:
             for row in chain(measure(ways, ready, used, repeats), [replay(ranker, ways, ready)]):
                 rows.append(row)
                 click.echo(json.dumps(row))
-                throughput.write(out, rows)
+                throughput.write(out, rows, checkpoint=load_checkpoint().identity)
 
 
 def with_words(folder: Path) -> Path:
@@ -132,7 +133,7 @@ def check(client: Any, ranker: Any) -> float:
         EngineError: by more than the tolerance.
     """
     rng, apart = np.random.default_rng(0), 0.0
-    for history in (20, 100, HISTORY):
+    for history in CHECKED:
         tasks = tasks_of(rng, NASBENCH, 8, history)
         assert len({prefix_key(ranker.codec.prompt(*task)) for task in tasks}) == len(tasks)
         for ranking, values in zip(ranker.rank(tasks), request(client, ranker.codec, tasks), strict=True):
@@ -172,6 +173,24 @@ def measure(
         row["processor_ms"] = {name: round(float(np.mean(values[1:])), 2) for name, values in processor.items()}
         row["ratio"] = [round(b / a, 2) for a, b in zip(row["ms"]["ours"], row["ms"]["server"], strict=True)]
         yield row | {"processor_ratio": round(row["processor_ms"]["server"] / row["processor_ms"]["ours"], 2)}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The tables of the documentation: milliseconds a pool, and seconds of a search."""
+    text = "| positions | at a time | ours, least / median | server, least / median | processor time, ours / server |\n"
+    text += "| --- | --- | --- | --- | --- |\n"
+    for row in rows:
+        if row["what"] == "fresh":
+            times = [f"{row['ms'][way][0]:.0f} / {row['ms'][way][2]:.0f}" for way in ("ours", "server")]
+            spent = " / ".join(f"{row['processor_ms'][way]:.0f}" for way in ("ours", "server"))
+            text += f"| {row['positions']} | {row['batch']} | {' | '.join(times)} | {spent} |\n"
+    found = {row["what"]: row for row in rows}
+    took = found["search"]["seconds"]
+    return (
+        f"{text}\nThe {found['search']['pools']} pools of a search of {SEARCH} trials took {took['ours']:.1f} s here"
+        f" and {took['server']:.1f} s by the server."
+        f" Probabilities were apart by {found['check']['apart']:.0e} at most.\n"
+    )
 
 
 if __name__ == "__main__":
