@@ -1,6 +1,7 @@
 """LMSearcherSampler: Optuna's own contract tests, what it proposes and never proposes, workers, the real model."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -253,6 +254,36 @@ def told(study: optuna.Study) -> State:
     assert isinstance(sampler, LMSearcherSampler)
     [group] = sampler._groups.read(study)
     return group.state
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("space", [None, SPACE])
+def test_pruned_trials_count_with_what_their_step_supports(space: SearchSpace | None, direction: str) -> None:
+    """Again after each trial that ran further, and as if told for the first time."""
+    study, kinds = study_of(space=space, direction=direction), distributions(SPACE)
+    sign = 1 if direction == "maximize" else -1
+
+    def add(code: str, steps: dict[int, float], value: float | None) -> dict[str, float]:
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        signed = {step: sign * reached for step, reached in steps.items()}
+        trial = create_trial(
+            state=state,
+            value=None if value is None else sign * value,
+            params=SPACE.decode(code),
+            distributions=kinds,
+            intermediate_values=signed,
+        )
+        study.add_trial(trial)
+        fresh = study_of(space=space, direction=direction)
+        fresh.add_trials(study.trials)
+        assert told(study).told.history == told(fresh).told.history
+        return dict(zip(told(study).told.history.codes, told(study).told.history.scores, strict=True))
+
+    assert add("0000", {1: 3.0}, None) == {"0000": 3}  # nothing else is known
+    assert add("0001", {1: 2.0, 2: 8.0}, 8.0) == {"0000": 9, "0001": 8}
+    assert add("0002", {1: 4.0, 2: 9.0}, 10.0) == {"0000": 9, "0001": 8, "0002": 10}
+    assert add("0010", {1: 3.0, 2: 8.5}, None) == {"0000": 9, "0001": 8, "0002": 10, "0010": 9}
+    assert add("0011", {1: math.nan}, None)["0011"] == 8
 
 
 @pytest.mark.parametrize("space", [None, SPACE])

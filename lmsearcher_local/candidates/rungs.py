@@ -1,7 +1,8 @@
 """What the value of a trial that was stopped early says of the value that it would have had at its end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,7 @@ def supported_values(curves: Sequence[Curve]) -> list[float | None]:
     value is interpolated; outside of all it keeps its distance to the nearest, in units of the value. Trials that were
     stopped later count among those that ran further, with the value that they get here. Where no trial that ran further
     has a value at the last step, an earlier step decides; where none has at any, the last value counts as it is.
-    One whose last value is not finite gets the worst final value, lower or higher as the caller's sign has it: values
-    here are scores, higher better.
+    One whose last value is not finite gets the worst final value. Values are scores here, higher better.
 
     Returns:
         A value for each curve; nothing for one that reported nothing, or nothing finite where no other ran further.
@@ -36,31 +36,36 @@ def supported_values(curves: Sequence[Curve]) -> list[float | None]:
             stopped.setdefault(max(curve.steps), []).append(i)
     further = [i for i, curve in enumerate(curves) if curve.final is not None]
     for last in sorted(stopped, reverse=True):
+        others = [(curves[i].steps, final) for i in further if (final := found[i]) is not None]
+        at_step = cache(partial(_at_step, others))
         for i in stopped[last]:
-            found[i] = _supported(curves, i, further, found)
+            found[i] = _supported(curves[i].steps, at_step)
         further += stopped[last]
     return found
 
 
-def _supported(
-    curves: Sequence[Curve], own: int, further: Sequence[int], found: Sequence[float | None]
-) -> float | None:
-    steps = curves[own].steps
+Known = tuple[np.ndarray, np.ndarray]  # values at a step and final values, each ascending
+
+
+def _at_step(others: Sequence[tuple[Mapping[int, float], float]], step: int) -> Known:
+    known = [(steps[step], final) for steps, final in others if math.isfinite(steps.get(step, math.nan))]
+    values, finals = np.sort(np.array(known, float).reshape(-1, 2).T)
+    return values, finals
+
+
+def _supported(steps: Mapping[int, float], at_step: Callable[[int], Known]) -> float | None:
     last = steps[max(steps)]
     for step in sorted(steps, reverse=True):
-        pairs = [(curves[i].steps.get(step, math.nan), found[i]) for i in further]
-        known = [(value, final) for value, final in pairs if math.isfinite(value) and final is not None]
-        if not known:
-            continue
-        values, finals = np.sort(np.array(known).T)
-        if not math.isfinite(last):
-            return float(finals[0])
-        return _mapped(steps[step] if math.isfinite(steps[step]) else last, values, finals)
+        values, finals = at_step(step)
+        if len(values):
+            return _mapped(steps[step], values, finals) if math.isfinite(last) else float(finals[0])
     return last if math.isfinite(last) else None
 
 
 def _mapped(value: float, values: np.ndarray, finals: np.ndarray) -> float:
-    """Where the value stands among the ascending values, as the final value that stands there."""
+    """Where the value stands among the values, as the final value that stands there."""
+    if not math.isfinite(value):
+        return float(finals[0])
     known, places = np.unique(values, return_inverse=True)
     ranked = np.bincount(places, finals) / np.bincount(places)  # those of equal values: their mean
     nearest = float(np.clip(value, known[0], known[-1]))

@@ -29,12 +29,13 @@ class Told:
         return code in self._values
 
     def tell(self, code: str, value: float, number: int | None = None) -> None:
-        """Add a value; without a number behind all others."""
+        """Add a value; without a number behind all others. A number told again has the new value."""
         values = self._values.setdefault(code, [])
         if values:
             _, score = self._scored.pop(first := values[0][0])
             del self._numbers[bisect_left(self._numbers, first)]
             del self._ranked[bisect_left(self._ranked, (-score, first))]
+            values[:] = [told for told in values if told[0] != number]
         insort(values, (self._behind if number is None else number, value))
         self._behind = max(self._behind, values[-1][0] + 1)
         first, score = values[0][0], self.sign * (sum(value for _, value in values) / len(values))

@@ -6,6 +6,7 @@ Every trial is looked at until it has ended, and then no more, however long the 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
@@ -15,12 +16,15 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.candidates.rungs import Curve, supported_values
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import draw, edges, encode
 from lmsearcher_local.system import optuna_internals as internals
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # with something to show
+NONE: Mapping[int, tuple[FrozenTrial, float | None]] = MappingProxyType({})
 CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
 
 
@@ -47,7 +51,7 @@ class Decomposition:
 
     def add(self, trial: FrozenTrial) -> None:
         """Take a trial into account, once."""
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        if trial.state not in ENDED:
             return
         names = frozenset(trial.distributions)
         parts = [(part & names, count + 1) for part, count in self._parts]
@@ -82,6 +86,7 @@ class Groups:
         self._groups = [fixed] if fixed else []
         self._reader: Reader | None = None
         self._decomposition = Decomposition()
+        self._rungs = Rungs()
 
     def read(self, study: Study, number: int | None = None, attempt: int = 0) -> list[Group]:
         """The groups, which know all trials but the one of that number.
@@ -100,7 +105,7 @@ class Groups:
             # Groups do not draw the same numbers, and neither do processes after they picked the same.
             own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
             group.state.seed = group.state.options.seed + own + attempt * (1 + (number or 0))
-        tell(self._groups, trials)
+        tell(self._groups, trials, self._rungs.changed(study, trials))
         return self._groups
 
     def rivals(self, number: int) -> list[FrozenTrial]:
@@ -109,7 +114,7 @@ class Groups:
 
     def _restart(self, study: Study) -> None:
         """Forget all trials."""
-        self._reader, self._decomposition = Reader(study), Decomposition()
+        self._reader, self._decomposition, self._rungs = Reader(study), Decomposition(), Rungs()
         for group in self._groups:
             group.state.clear(direction_of(study))
             group.varied.clear()
@@ -126,15 +131,53 @@ class Groups:
         return next((group for group in self._groups if group.kinds == kinds), None) or self._begin(kinds)
 
 
-def tell(groups: Sequence[Group], trials: Sequence[FrozenTrial]) -> None:
-    """Let the groups know these trials, and forget which were pending."""
+class Rungs:
+    """The values of trials that were stopped early, which change as other trials run further."""
+
+    def __init__(self) -> None:
+        self._trials: list[FrozenTrial] = []  # that ended and reported steps
+        self._values: dict[int, float | None] = {}  # of those stopped early, by number
+
+    def changed(self, study: Study, trials: Iterable[FrozenTrial]) -> dict[int, tuple[FrozenTrial, float | None]]:
+        """Trials that were stopped early, by number, whose values are new or others with these trials."""
+        fresh = [trial for trial in trials if trial.intermediate_values and trial.state in ENDED]
+        if not fresh:
+            return {}
+        self._trials = sorted([*self._trials, *fresh], key=lambda trial: trial.number)
+        stopped = [trial.state == TrialState.PRUNED for trial in self._trials]
+        if not any(stopped):
+            return {}
+        sign = 1.0 if direction_of(study) == "maximize" else -1.0
+        curves = [Curve({k: sign * v for k, v in t.intermediate_values.items()}, _final(t, sign)) for t in self._trials]
+        found = {}
+        for trial, early, score in zip(self._trials, stopped, supported_values(curves), strict=True):
+            value = None if score is None else sign * score
+            if early and (trial.number not in self._values or self._values[trial.number] != value):
+                self._values[trial.number] = value
+                found[trial.number] = trial, value
+        return found
+
+
+def _final(trial: FrozenTrial, sign: float) -> float | None:
+    finite = trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    return sign * (trial.value or 0.0) if finite else None
+
+
+def tell(
+    groups: Sequence[Group],
+    trials: Sequence[FrozenTrial],
+    stopped: Mapping[int, tuple[FrozenTrial, float | None]] = NONE,
+) -> None:
+    """Let the groups know these trials, and forget which were pending; ``stopped`` are values of trials that were
+    stopped early, of these or told before."""
     for group in groups:
         group.state.forget_pending()
         group.latest = encoded(group, trials)
     deepest = {trial.number: i for i, group in enumerate(groups) for _, trial in group.latest}
     for i, group in enumerate(groups):
         for code, trial in group.latest:
-            value, behind = shown_value(trial), trial.state.is_finished() and deepest[trial.number] > i
+            shown = stopped[trial.number][1] if trial.number in stopped else shown_value(trial)
+            value, behind = shown, trial.state.is_finished() and deepest[trial.number] > i
             if value is not None:
                 group.state.tell(code, value, trial.number)
             elif behind:
@@ -145,6 +188,11 @@ def tell(groups: Sequence[Group], trials: Sequence[FrozenTrial]) -> None:
                 group.state.begin(code)
             if behind:
                 group.varied.add(code)
+        before = [trial for number, (trial, _) in stopped.items() if number not in deepest]
+        for code, trial in encoded(group, before):
+            value = stopped[trial.number][1]
+            if value is not None:
+                group.state.tell(code, value, trial.number)
 
 
 def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
@@ -210,13 +258,11 @@ def direction_of(study: Study) -> Direction:
 
 
 def shown_value(trial: FrozenTrial) -> float | None:
-    """What the model is shown of a trial, if anything."""
+    """What the model is shown of a trial that was not stopped early, if anything."""
     if any(violation > 0 for violation in trial.constraints.values()):
         return None
     if trial.state == TrialState.COMPLETE:
         value = trial.value
-    elif trial.state == TrialState.PRUNED and trial.last_step is not None:
-        value = trial.intermediate_values[trial.last_step]
     else:
         return None
     return value if value is not None and math.isfinite(value) else None

@@ -40,10 +40,10 @@ class LMSearcherSampler(BaseSampler):
     """Samples as the model picks, from a fixed search space or from whatever the objective suggests.
 
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
-    whoever sampled them, and pruned ones with their last intermediate value; running and enqueued ones with the value
-    that ``surrogate.impute_pending`` imputes. Those that failed, have no finite value or are infeasible are not shown.
-    None is proposed again. Of Hyperband's brackets all count. Trials marked ``killed`` count as never started: a
-    resumed study proposes theirs once more.
+    whoever sampled them, and pruned ones with the value that their last step supports (``rungs.supported_values``);
+    running and enqueued ones with the value that ``surrogate.impute_pending`` imputes. Those that failed, have no
+    finite value or are infeasible are not shown. None is proposed again. Of Hyperband's brackets all count. Trials
+    marked ``killed`` count as never started: a resumed study proposes theirs once more.
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
