@@ -1,9 +1,10 @@
 """A search with earlier searches of its family's other tables, against the same without and against what people do.
 
 ``python -m bench.transfer --tables dev --seeds 3 --out runs/transfer``; the same command goes on where it was stopped.
-An earlier search is 100 trials of ours with the surrogate's own pick. So is every search here that is not a baseline's:
-no model is needed. Of development tables the sources are development tables, too; of the report tables all others of
-the family are. Finished searches are lines of ``rows.jsonl``, of which ``summary.md`` and ``curves.png`` are made.
+An earlier search is 100 trials of ours with the surrogate's own pick. So is every search here that is not a baseline's,
+but for the two rows of the bundled model. Of development tables the sources are development tables, too; of the report
+tables all others of the family are. Finished searches are lines of ``rows.jsonl``, of which ``summary.md`` and
+``curves.png`` are made.
 """
 
 import time
@@ -22,6 +23,8 @@ from bench.rankers import JudgeRanker, search, surrogate
 from bench.tables import FAMILIES, GROUPS, problem
 from lmsearcher_local.candidates.earlier import Earlier
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.provenance import provenance
@@ -30,7 +33,7 @@ TRIALS = 100
 MARKS = (1, 5, 10, 20, 50, 100)  # evaluations at which the summary reads the curves
 BEST = 5  # configurations of each source that a baseline begins with
 OTHER = {"nasbench201": "hpobench", "hpobench": "hpolib", "hpolib": "hpobench"}  # family whose tables are useless
-WITH, WITHOUT = "earlier searches", "no earlier search"
+WITH, WITHOUT, MODEL = "earlier searches", "no earlier search", "bundled model"
 
 
 class Cell(NamedTuple):
@@ -129,9 +132,9 @@ def _source(name: str, space: SearchSpace, history: History) -> Earlier:
     return Earlier(name, SearchSpace(space.describe()), tuple(range(len(space.sizes))), history)
 
 
-def learning(cell: Cell, sources: Sequence[Earlier]) -> Search:
-    """Our search with these sources; it picks what the surrogate expects most of."""
-    searcher = Searcher(space_of(cell), JudgeRanker(surrogate), seed=cell.seed, earlier=sources)
+def learning(cell: Cell, sources: Sequence[Earlier], ranker: Ranker | None = None) -> Search:
+    """Our search with these sources; without a ranker it picks what the surrogate expects most of."""
+    searcher = Searcher(space_of(cell), ranker or JudgeRanker(surrogate), seed=cell.seed, earlier=sources)
     while True:
         [code] = searcher.ask()
         searcher.tell(code, (yield code))
@@ -140,6 +143,12 @@ def learning(cell: Cell, sources: Sequence[Earlier]) -> Search:
 def with_sources(cell: Cell, most: int | None = None) -> Search:
     """Our search with the family's other tables."""
     return learning(cell, [earlier(table, cell.seed) for table in cell.sources[:most]])
+
+
+def with_model(cell: Cell, most: int | None = None) -> Search:
+    """Our search with the family's other tables and the bundled model, whose loading counts as time."""
+    with load_ranker(None, "transformers") as ranker:
+        yield from learning(cell, [earlier(table, cell.seed) for table in cell.sources[:most]], ranker)
 
 
 def with_permuted(cell: Cell) -> Search:
@@ -187,6 +196,8 @@ def space_of(cell: Cell) -> SearchSpace:
 METHODS: dict[str, Callable[[Cell], Search]] = {
     WITHOUT: lambda cell: search(space_of(cell), cell.seed, surrogate, {}),
     WITH: with_sources,
+    f"{MODEL}, {WITHOUT}": lambda cell: with_model(cell, 0),
+    f"{MODEL}, {WITH}": with_model,
     f"{WITH}: 1": lambda cell: with_sources(cell, 1),
     f"{WITH}: 3": lambda cell: with_sources(cell, 3),
     "useless: labels permuted": with_permuted,

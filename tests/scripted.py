@@ -1,6 +1,9 @@
-"""A scripted engine for tests of the logic above engines: its answers are a hash of the question."""
+"""A scripted engine for tests of the logic above engines: its answers are a hash of the question.
 
-from collections.abc import Sequence
+And an objective in the searching process, for tests of what is not about processes: starting one takes seconds.
+"""
+
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -9,7 +12,7 @@ from lmsearcher_local.candidates.history import History
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.ranker import Ranker
-from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
 
 
 class AliasCodec:
@@ -59,3 +62,18 @@ class ScriptedEngine(Engine):
 def scripted_ranker() -> Ranker:
     """A ranker without a model."""
     return Ranker(ScriptedEngine(), AliasCodec())
+
+
+class Here:
+    """A function as an objective that is called in this process."""
+
+    name = "here"
+
+    def __init__(self, function: Callable[[Configuration], float]) -> None:
+        self.function = function
+
+    def __call__(self, code: str, configuration: Configuration) -> float:
+        return self.function(configuration)
+
+    def close(self) -> None:
+        pass

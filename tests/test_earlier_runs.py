@@ -9,7 +9,7 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.distributions import FloatDistribution, IntDistribution
-from scripted import scripted_ranker
+from scripted import Here, scripted_ranker
 
 from lmsearcher_local.candidates.earlier import Earlier
 from lmsearcher_local.cli.main import main
@@ -38,7 +38,7 @@ def loss(configuration: Configuration) -> float:
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of eight trials that minimises."""
     out = tmp_path_factory.mktemp("old") / "run"
-    run(loss, SPACE, scripted_ranker(), out=out, trials=8, direction="minimize")
+    run(Here(loss), SPACE, scripted_ranker(), out=out, trials=8, direction="minimize")
     return out
 
 
@@ -112,7 +112,7 @@ def test_equal_seeds_and_a_resume_hold_and_a_changed_source_is_said(old: Path, t
 
     def search(out: str, trials: int, resume: bool = False, earlier: Sequence[Earlier] = sources) -> list[str]:
         ranker = scripted_ranker()
-        found = run(value, space, ranker, out=tmp_path / out, trials=trials, resume=resume, earlier=earlier)
+        found = run(Here(value), space, ranker, out=tmp_path / out, trials=trials, resume=resume, earlier=earlier)
         return [trial.code for trial in found.trials]
 
     whole = search("whole", 12)
@@ -207,7 +207,7 @@ def test_configurations_to_begin_with_need_no_values(name: str, text: str, tmp_p
 
 
 def test_the_first_of_a_search_are_its_trials_in_order_and_what_does_not_fit_is_said(old: Path, tmp_path: Path) -> None:
-    told = [trial.code for trial in run(loss, SPACE, scripted_ranker(), out=tmp_path / "x", trials=3).trials]
+    told = [trial.code for trial in run(Here(loss), SPACE, scripted_ranker(), out=tmp_path / "x", trials=3).trials]
     assert read_first(tmp_path / "x", SPACE).codes == told
     edited = SearchSpace({**SPACE.describe(), "rank": [8, 16, 32]})
     found = read_first(old, edited)
@@ -229,11 +229,13 @@ def test_what_is_to_be_first_is_proposed_first_also_after_a_resume_and_not_twice
     with pytest.raises(SpaceError, match="'999' is not of this space"):
         Searcher(SPACE, scripted_ranker(), first=["999"])
     for trials in (1, 2, 6):
-        result = run(loss, SPACE, scripted_ranker(), out=tmp_path, trials=trials, resume=True, first=["211", "000"])
+        result = run(
+            Here(loss), SPACE, scripted_ranker(), out=tmp_path, trials=trials, resume=True, first=["211", "000"]
+        )
     assert [trial.code for trial in result.trials][:2] == ["211", "000"]
     assert len({trial.code for trial in result.trials}) == 6
     with pytest.raises(StudyError, match="holds a study with another list of first configurations"):
-        run(loss, SPACE, scripted_ranker(), out=tmp_path, trials=6, resume=True)
+        run(Here(loss), SPACE, scripted_ranker(), out=tmp_path, trials=6, resume=True)
 
 
 def test_the_command_line(old: Path, rows_folder: Path, tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_the_command_line(old: Path, rows_folder: Path, tmp_path: Path) -> None:
 
 def test_the_report_shows_how_far_each_source_was_believed(old: Path, tmp_path: Path) -> None:
     sources = [read_earlier(old, SPACE).earlier, read_earlier(old / "results.csv", SPACE).earlier]
-    run(loss, SPACE, scripted_ranker(), out=tmp_path, trials=9, direction="minimize", earlier=sources)
+    run(Here(loss), SPACE, scripted_ranker(), out=tmp_path, trials=9, direction="minimize", earlier=sources)
     page = page_of(str(tmp_path))
     assert "What earlier searches said" in page
     assert "what comes before was taken from earlier searches or known" in page
@@ -263,5 +265,5 @@ def test_the_report_shows_how_far_each_source_was_believed(old: Path, tmp_path: 
     assert table.count("<tr>") == 1 + 9 - INITIAL
     assert table.count("agreement of") == 2
     plain = tmp_path / "plain"
-    run(loss, SPACE, scripted_ranker(), out=plain, trials=7)
+    run(Here(loss), SPACE, scripted_ranker(), out=plain, trials=7)
     assert "What earlier searches said" not in page_of(str(plain))

