@@ -19,7 +19,7 @@ test-fast: .venv/test-$(BUILD)
 	$(BIN)/python -m pytest -q -m "not slow and not perf"
 
 bench: .venv/test-$(BUILD)
-	$(BIN)/python -m pytest -m perf
+	$(BIN)/python -m pytest -n 0 -m perf
 
 docs: .venv/test-$(BUILD)
 	$(BIN)/mkdocs build --strict

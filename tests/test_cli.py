@@ -436,8 +436,8 @@ def test_help_says_what_opens_connections() -> None:
     assert "over the network" in " ".join(call("bundle", "--help").stdout.split())
 
 
+@pytest.mark.perf
 def test_help_is_quick() -> None:
-    # The quickest of three: this machine may be busy.
     program = "import sys; from lmsearcher_local.cli.main import main; sys.argv = ['lmsearcher', '--help']; main()"
     seconds = []
     for _ in range(3):

@@ -1,36 +1,55 @@
 """Every code block of the documentation runs as it stands, page by page, and the site is built without a warning."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from documentation import DOCS, blocks
+from warm import warm_commands
 
 BY_BUNDLE_TEST = "howto/airgap.md"  # its blocks are those that test_bundle.py runs, on a machine without a network
 PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 BIN = Path(sys.executable).parent
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_commands(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != BY_BUNDLE_TEST])
-def test_every_block_runs(page: str, tmp_path: Path) -> None:
+def test_every_block_runs(page: str, tmp_path: Path, commands: Path) -> None:
     for language, title, text in blocks(page):
         if language == "python" and not title:
-            run([sys.executable, "-c", text], tmp_path)
+            run(["warm-python", "-c", text], tmp_path, commands)
         elif language == "sh":
-            run(["bash", "-euo", "pipefail", "-c", text], tmp_path)
+            run(["bash", "-euo", "pipefail", "-c", text], tmp_path, commands)
         else:
             assert title, f"{page}: a block of {language} that is no file and cannot be run"
             (tmp_path / title).write_text(text)
 
 
-def run(command: list[str], folder: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [["warm-python", "-c", "1 / 0"], ["bash", "-eo", "pipefail", "-c", "lmsearcher-local nothing | cat"]]
+)
+def test_a_block_that_fails_is_noticed(command: list[str], tmp_path: Path, commands: Path) -> None:
+    with pytest.raises(AssertionError):
+        run(command, tmp_path, commands)
+
+
+def run(command: list[str], folder: Path, commands: Path) -> None:
     """What it leaves in the background ends with it."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "."}
-    process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+    path = os.pathsep.join([str(commands), str(BIN), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": "."}
+    found = [shutil.which(command[0], path=path) or command[0], *command[1:]]
+    process = subprocess.Popen(found, cwd=folder, env=environment, start_new_session=True)
     try:
         assert process.wait(600) == 0, command[-1]
     finally:

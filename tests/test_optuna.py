@@ -25,7 +25,7 @@ from optuna.trial import TrialState, create_trial
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
-from lmsearcher_local.model.load import load_ranker
+from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.tables import table
 from lmsearcher_local.search.groups import CLAIM, Group, drawn, encoded
 from lmsearcher_local.search.options import SearchOptions
@@ -526,12 +526,11 @@ def test_the_ten_lines_of_the_readme() -> None:
     assert len(names["study"].trials) == distinct(names["study"]) == 12
 
 
-def test_the_bundled_checkpoint_repeats_itself() -> None:
-    with load_ranker() as ranker:
-        runs = []
-        for _ in range(2):
-            study = optuna.create_study(sampler=LMSearcherSampler(ranker, seed=1))
-            study.optimize(mixed, n_trials=10)
-            runs.append(configurations(study))
+def test_the_bundled_checkpoint_repeats_itself(bundled: Ranker) -> None:
+    runs = []
+    for _ in range(2):
+        study = optuna.create_study(sampler=LMSearcherSampler(bundled, seed=1))
+        study.optimize(mixed, n_trials=10)
+        runs.append(configurations(study))
     assert runs[0] == runs[1]
     assert len({json.dumps(params) for params in runs[0]}) == 10

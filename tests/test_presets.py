@@ -1,7 +1,6 @@
 """The paper's spaces: sizes, what codes mean against published facts, pictures, the command, short searches."""
 
 import json
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from lmsearcher_local.candidates.history import History
 from lmsearcher_local.cli.main import PRESETS as OFFERED
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError
-from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker, Task
 from lmsearcher_local.presets.base import Preset
 from lmsearcher_local.presets.registry import PRESETS, preset, preset_of
@@ -273,17 +271,10 @@ def test_bad_input(arguments: tuple[str, ...], message: str, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def ranker() -> Iterator[Ranker]:
-    """The bundled checkpoint in vLLM."""
-    with load_ranker(None, "vllm") as loaded:
-        yield loaded
-
-
 @each
-def test_a_short_search_with_the_bundled_checkpoint(known: Preset, ranker: Ranker) -> None:
-    ranker.check(known.space, 10)
-    searcher = Searcher(known.space, ranker, seed=1)
+def test_a_short_search_with_the_bundled_checkpoint(known: Preset, bundled: Ranker) -> None:
+    bundled.check(known.space, 10)
+    searcher = Searcher(known.space, bundled, seed=1)
     told = []
     for _ in range(12):
         [code] = searcher.ask()
@@ -294,11 +285,11 @@ def test_a_short_search_with_the_bundled_checkpoint(known: Preset, ranker: Ranke
     assert searcher.best[1] == max(sum(known.space.indices(code)) for code in told)
 
 
-def test_a_full_history_of_the_longest_codes_is_ranked(ranker: Ranker) -> None:
+def test_a_full_history_of_the_longest_codes_is_ranked(bundled: Ranker) -> None:
     known = preset("sd_lora")
     codes = sample(known, 210)
     scores = tuple(float(sum(known.space.indices(code))) for code in codes[10:])
-    [ranking] = ranker.rank([Task.of(known.space, History(tuple(codes[10:]), scores), codes[:10])])
+    [ranking] = bundled.rank([Task.of(known.space, History(tuple(codes[10:]), scores), codes[:10])])
     assert sorted(ranking.order()) == sorted(codes[:10])
     assert np.exp(ranking.log_probs).sum() == pytest.approx(1)
 

@@ -39,17 +39,17 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path, monkeypatch: p
     assert 0 < search["computed_share"] <= 0.3  # one pick hangs on less than the noise and is asked again cold
 
 
-def test_tokens_of_the_prefix_cache_are_not_counted_as_computed() -> None:
-    with load_ranker() as ranker:
-        engine = vllm_engine(ranker)
-        [task] = fresh_tasks(np.random.default_rng(0), 1, 50, 10)
-        length = len(ranker.codec.prompt(*task))
-        for computed in (length, length % 32, length):  # only full blocks of 32 tokens are kept
-            before = engine.prompt_tokens, engine.computed_tokens
-            ranker.rank([task])
-            assert (engine.prompt_tokens - before[0], engine.computed_tokens - before[1]) == (length, computed)
-            if computed != length:
-                engine.forget()
+def test_tokens_of_the_prefix_cache_are_not_counted_as_computed(bundled: Ranker) -> None:
+    engine = vllm_engine(bundled)
+    engine.forget()
+    [task] = fresh_tasks(np.random.default_rng(0), 1, 50, 10)
+    length = len(bundled.codec.prompt(*task))
+    for computed in (length, length % 32, length):  # only full blocks of 32 tokens are kept
+        before = engine.prompt_tokens, engine.computed_tokens
+        bundled.rank([task])
+        assert (engine.prompt_tokens - before[0], engine.computed_tokens - before[1]) == (length, computed)
+        if computed != length:
+            engine.forget()
 
 
 @pytest.mark.parametrize("way", [picks, rankings])

@@ -1,6 +1,5 @@
 """Real vLLM where things go wrong: failures inside a step, sleep, a second engine, ids that no model has."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,15 +13,15 @@ from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.engines import vllm_internals as internals
 from lmsearcher_local.model.engines.base import Question
 from lmsearcher_local.model.engines.vllm import VLLMEngine
+from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.throughput import fresh_tasks
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[VLLMEngine]:
+@pytest.fixture
+def engine(bundled: Ranker) -> VLLMEngine:
     """The bundled checkpoint."""
-    loaded = VLLMEngine(load_checkpoint())
-    yield loaded
-    loaded.close()
+    assert isinstance(bundled.engine, VLLMEngine)
+    return bundled.engine
 
 
 @pytest.fixture(scope="module")

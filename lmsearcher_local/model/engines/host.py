@@ -85,7 +85,8 @@ def _loggers() -> Iterator[None]:
         yield
     finally:
         for logger, level, handlers, filters, propagate, disabled in before:
-            logger.setLevel(level)
+            if logger.level != level:  # each call walks through all loggers
+                logger.setLevel(level)
             logger.handlers[:], logger.filters[:] = handlers, filters
             logger.propagate, logger.disabled = propagate, disabled
         logging.disable(threshold)

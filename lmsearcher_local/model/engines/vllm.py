@@ -243,6 +243,7 @@ class VLLMEngine(Engine):
         # A head in bfloat16 answers in steps of 1/16 and more. On a processor another type costs a copy of it a step.
         small = 4 * checkpoint.vocabulary * checkpoint.hidden <= HEAD_COPY
         finer = (card or small) and checkpoint.dtype != "float32" and checkpoint.quantization is None
+        gc.freeze()  # vLLM collects garbage at several steps: only what it makes itself is looked at
         try:
             llm: Any = vllm.LLM  # its options are literal types that a checkpoint's strings are not
             with without_warnings():
