@@ -1,5 +1,6 @@
 """Private interfaces of Optuna and transformers are there; vLLM's are tried in ``test_vllm_engine.py``."""
 
+import ast
 import sys
 from copy import copy
 from pathlib import Path
@@ -16,8 +17,27 @@ from optuna.trial import TrialState
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
+import lmsearcher_local
 from lmsearcher_local.model.engines import transformers_internals as of_transformers
 from lmsearcher_local.system import optuna_internals as of_optuna
+
+PACKAGE = Path(lmsearcher_local.__file__).parent
+PRIVATE = {  # attributes of objects of Optuna and vLLM
+    *("_storage", "_study_id", "_trial_id", "_contains", "_thread_lock", "_sync_with_backend", "_replay_result"),
+    *("llm_engine", "engine_core", "output_processor", "num_cached_tokens"),
+}
+
+
+def test_private_interfaces_are_used_in_their_modules_alone() -> None:
+    found = [
+        f"{file.relative_to(PACKAGE)}, line {node.lineno}: {node.attr}"
+        for file in PACKAGE.rglob("*.py")
+        if not file.stem.endswith("_internals")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE
+        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+    assert not found
 
 
 def test_a_missing_interface_is_named_with_the_versions_tested() -> None:
