@@ -1,58 +1,149 @@
 """Limits on what is measured: what breaks one ranks below all that hold, and how probably a code holds them all.
 
-Notation: ``n`` trials, ``m`` limits. A violation is by how much a trial breaks a limit, above 0; at most 0 it holds;
-NaN where nobody measured it, which counts as holding.
+Notation: ``n`` trials, ``m`` limits. A violation is by how much a trial breaks a limit, above 0; at most 0 it holds.
+NaN is one that nobody measured; it counts as holding and says nothing.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import ndtr
 
+from lmsearcher_local.candidates.earlier import NO_SOURCES, Sources
 from lmsearcher_local.candidates.history import History, normal_scores
-from lmsearcher_local.candidates.surrogate import Fit, Surrogate
+from lmsearcher_local.candidates.surrogate import Appraisal, Fit, Surrogate, expected_improvement, impute_pending
 from lmsearcher_local.spaces.space import SearchSpace
+
+NEAR = 0.1  # of the range of scores that hold: how far below them what breaks a limit begins
 
 
 def broken(violations: np.ndarray) -> np.ndarray:
-    """Which trials break a limit, ``[n]``, given violations ``[n, m]``."""
+    """Which trials break a limit, bool ``[n]``, given violations ``[n, m]``."""
     return np.asarray((violations > 0).any(1))
 
 
 def excess(violations: np.ndarray) -> np.ndarray:
-    """By how much each trial breaks the limits in all, ``[n]``, given ``[n, m]``: the sum of its violations, each in
-    units of the deviation of all trials from that limit's mean."""
-    spread = np.nanstd(violations, axis=0) if len(violations) else np.ones(violations.shape[1])
-    spread = np.where(spread > 0, spread, 1.0)
-    return np.nansum(np.maximum(violations, 0) / spread, axis=1)
+    """By how much each trial breaks the limits in all, float64 ``[n]``, given violations ``[n, m]``: the sum of those
+    above 0, each divided by the standard deviation of that limit's."""
+    known = ~np.isnan(violations)
+    amounts = np.where(known, violations, 0.0)
+    spread = np.array([np.std(column[here]) if here.any() else 0.0 for column, here in zip(amounts.T, known.T)])
+    return np.asarray((np.maximum(amounts, 0) / np.where(spread > 0, spread, 1.0)).sum(1))
 
 
 def ranked(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
-    """Scores as the model is shown them, ``[n]``: a trial that breaks a limit lies below all that hold them, the lower
-    the more it breaks them, by up to the range of those that hold."""
+    """Scores as the model is shown them, float64 ``[n]``: what breaks a limit lies below all that hold them, the lower
+    the more it breaks them, down to as far as the scores of those that hold reach."""
     bad = broken(violations)
     if not bad.any():
         return scores
-    amount = excess(violations)
-    good = scores[~bad]
-    if not len(good):
-        return -amount
-    low = good.min()
-    span = max(good.max() - low, 1e-6 * abs(low), 1e-6)
-    return np.where(bad, low - span * (0.1 + 0.9 * amount / amount.max()), scores)
+    amounts = excess(violations)
+    if bad.all():
+        return -amounts
+    low, high = scores[~bad].min(), scores[~bad].max()
+    reach = max(high / 2 - low / 2, 1e-6 * abs(low), 1e-6)  # halved: finite for scores near the largest float
+    return np.where(bad, low - reach * (NEAR + (1 - NEAR) * amounts / amounts.max()), scores)
+
+
+class LimitedSurrogate(Surrogate):
+    """What trials say about codes where some break limits. The history that it shows is that of ``ranked`` scores.
+
+    What improves a code is its expected improvement on the best trial that holds, times the probability that it holds
+    every limit (Gardner et al. 2014); while none holds, that probability alone. The improvement is that of a process on
+    the scores of all trials, and each limit's probability that of one on its violations.
+
+    Args:
+        codes: ``n`` codes in order of evaluation.
+        scores: of them, higher better.
+        violations: of them, ``[n, m]``.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        codes: Sequence[str],
+        scores: np.ndarray,
+        violations: np.ndarray,
+        fit: Fit,
+        sources: Sources = NO_SOURCES,
+    ) -> None:
+        codes, fit = tuple(codes), by_rank(fit)
+        super().__init__(space, History(codes, tuple(ranked(scores, violations).tolist())), fit, sources)
+        self._violations = violations
+        self._scores = Surrogate(space, History(codes, tuple(scores.tolist())), fit, sources)
+        self._scores.kept = self.kept
+        self.holding = Holding(space, codes, violations, self.kept, fit)
+
+    def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
+        """Mean and deviation of each code's ranked score, and its expected improvement within the limits."""
+        rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
+        chances, means, deviations = self.holding.chances(rows), *self.posterior(rows)
+        holds = ~broken(self._violations[self.kept])
+        if not holds.any():
+            return Appraisal(means, deviations, chances)
+        best = self._scores._process.target[holds].max()
+        return Appraisal(means, deviations, chances * expected_improvement(*self._scores.posterior(rows), best))
+
+    def with_pending(self, pending: Sequence[str]) -> "LimitedSurrogate":
+        """The same with codes under evaluation, of which score and violations are what is expected of them."""
+        scores = impute_pending(self._scores, pending)
+        violations = np.concatenate([self._violations, self.holding.expected(pending)])
+        return LimitedSurrogate(
+            self.space, scores.codes, np.array(scores.scores), violations, self._scores._fit, self.sources
+        )
 
 
 class Holding:
-    """How probably codes hold a limit, by a Gaussian process on its violations. ``NaN``s are left out."""
+    """How probably codes hold limits, each by a Gaussian process on its violations.
 
-    def __init__(self, space: SearchSpace, codes: tuple[str, ...], violations: np.ndarray, fit: Fit) -> None:
-        known = ~np.isnan(violations)
-        codes = tuple(code for code, is_known in zip(codes, known, strict=True) if is_known)
-        slack = -violations[known]
-        self._surrogate = Surrogate(space, History(codes, tuple(slack.tolist())), fit)
-        kept = slack[self._surrogate.kept]
-        scale = np.append(kept, 0.0)
-        normal = normal_scores(scale, len(kept))
-        self._bound = normal[-1] - normal[:-1].mean()
+    Args:
+        kept: the places of the trials that it looks at.
+    """
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        means, deviations = self._surrogate.posterior(rows)
-        return ndtr((means - self._bound) / deviations)
+    def __init__(
+        self, space: SearchSpace, codes: tuple[str, ...], violations: np.ndarray, kept: Sequence[int], fit: Fit
+    ) -> None:
+        self._slacks = []
+        for column in violations.T:
+            known = np.flatnonzero(~np.isnan(column))
+            history = History(tuple(codes[i] for i in known), tuple((-column[known]).tolist()))
+            slack = Surrogate(space, history, fit)
+            slack.kept = np.flatnonzero(np.isin(known, kept)).tolist()
+            self._slacks.append(slack)
+
+    def chances(self, rows: np.ndarray) -> np.ndarray:
+        """The probability of each code to hold every limit, float64 ``[len(rows)]``, given option indices."""
+        chances = np.ones(len(rows))
+        for slack in self._slacks:
+            if slack.kept:
+                means, deviations = slack.posterior(rows)
+                chances *= ndtr((means - _border(slack)) / deviations)
+        return chances
+
+    def expected(self, codes: Sequence[str]) -> np.ndarray:
+        """The violations that are expected of codes, ``[len(codes), m]``."""
+        columns = [
+            -np.array(impute_pending(slack, codes).scores[len(slack.history) :] or [np.nan] * len(codes))
+            for slack in self._slacks
+        ]
+        return np.stack(columns, 1)
+
+
+def _border(slack: Surrogate) -> float:
+    """Where no slack is left, in the unit of the process. Between the trials on either side of it, in proportion; a
+    trial that just holds is within."""
+    scores = np.array([slack.history.scores[i] for i in slack.kept])
+    below = scores[scores < 0].max(initial=-np.inf)
+    least = 0.0 if scores[scores >= 0].min(initial=np.inf) > 0 or np.isinf(below) else below / 2
+    normal = normal_scores(np.append(scores, least), len(scores))
+    return float(normal[-1] - normal[:-1].mean())
+
+
+def by_rank(fit: Fit) -> Fit:
+    """The same fit, which ranks of scores decide: told the ranks, it remembers what it was told before."""
+
+    def fitted(space: SearchSpace, history: History) -> np.ndarray:
+        _, ranks = np.unique(np.array(history.scores), return_inverse=True)
+        return fit(space, History(history.codes, tuple(ranks.ravel().astype(float).tolist())))
+
+    return fitted
