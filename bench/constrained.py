@@ -13,15 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import numpy as np
 
 from bench.quality import append, read
-from bench.rankers import JudgeRanker, surrogate
-from lmsearcher_local.model.load import load_ranker
-from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.tables import table
-from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.provenance import provenance
 
@@ -36,7 +31,9 @@ PROBLEMS = {  # tables with what is limited in them; the report's may be looked 
         ("hpobench-car", "train_time"),
     ),
     "report": tuple(
-        (f"nasbench201-{data}", measure) for measure in ("latency", "model_size") for data in ("cifar10", "cifar100", "imagenet")
+        (f"nasbench201-{data}", measure)
+        for measure in ("latency", "model_size")
+        for data in ("cifar10", "cifar100", "imagenet")
     ),
 }
 Seen = tuple[float, float]  # a score, higher better, and a violation, at most 0 where the limit holds
@@ -65,7 +62,9 @@ def problem(name: str, measure: str) -> Problem:
     scores = scores if found.direction == "maximize" else -np.log(scores)
     measured = np.array([found.measure(code, measure) for code in found.values])
     violations = measured - np.quantile(measured, SHARE, method="lower")
-    return Problem(found.space, dict(zip(found.values, zip(scores.tolist(), violations.tolist()), strict=True)))
+    return Problem(
+        found.space, dict(zip(found.values, zip(scores.tolist(), violations.tolist(), strict=True), strict=True))
+    )
 
 
 def random_search(space: SearchSpace, seed: int) -> Search:
@@ -131,7 +130,13 @@ def _row(method: str, place: tuple[str, str], seed: int, regret: Sequence[float]
 
 if __name__ == "__main__":
     import sys
-    names, group, seeds, out = sys.argv[1].split(";"), sys.argv[2], range(*map(int, sys.argv[3].split("-"))), Path(sys.argv[4])
+
+    names, group, seeds, out = (
+        sys.argv[1].split(";"),
+        sys.argv[2],
+        range(*map(int, sys.argv[3].split("-"))),
+        Path(sys.argv[4]),
+    )
     done = {(r["method"], r["table"], r["measure"], r["seed"]) for r in read(out)}
     for seed in seeds:
         for place in PROBLEMS[group]:

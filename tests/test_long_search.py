@@ -47,7 +47,7 @@ def lines(out: Path) -> list[list[str]]:
 
 
 def expected(result: Result) -> list[list[str]]:
-    return [["" if cell is None else str(cell) for cell in row] for row in rows(SPACE, result.trials)]
+    return [["" if cell is None else str(cell) for cell in row] for row in rows(result, result.trials)]
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

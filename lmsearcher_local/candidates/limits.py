@@ -5,6 +5,7 @@ NaN is one that nobody measured; it counts as holding and says nothing.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
@@ -17,6 +18,14 @@ from lmsearcher_local.spaces.space import SearchSpace
 NEAR = 0.1  # of the range of scores that hold: how far below them what breaks a limit begins
 
 
+class Points(NamedTuple):
+    """Codes in order of evaluation, their scores ``[n]``, higher better, and their violations ``[n, m]``."""
+
+    codes: tuple[str, ...]
+    scores: np.ndarray
+    violations: np.ndarray
+
+
 def broken(violations: np.ndarray) -> np.ndarray:
     """Which trials break a limit, bool ``[n]``, given violations ``[n, m]``."""
     return np.asarray((violations > 0).any(1))
@@ -27,7 +36,9 @@ def excess(violations: np.ndarray) -> np.ndarray:
     above 0, each divided by the standard deviation of that limit's."""
     known = ~np.isnan(violations)
     amounts = np.where(known, violations, 0.0)
-    spread = np.array([np.std(column[here]) if here.any() else 0.0 for column, here in zip(amounts.T, known.T)])
+    spread = np.array(
+        [column[here].std() if here.any() else 0.0 for column, here in zip(amounts.T, known.T, strict=True)]
+    )
     return np.asarray((np.maximum(amounts, 0) / np.where(spread > 0, spread, 1.0)).sum(1))
 
 
@@ -52,24 +63,13 @@ class LimitedSurrogate(Surrogate):
     every limit (Gardner et al. 2014); while none holds, that probability alone. The improvement is that of a process on
     the scores of all trials, and each limit's probability that of one on its violations.
 
-    Args:
-        codes: ``n`` codes in order of evaluation.
-        scores: of them, higher better.
-        violations: of them, ``[n, m]``.
+    ``holding`` says how probable codes are to hold the limits.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        codes: Sequence[str],
-        scores: np.ndarray,
-        violations: np.ndarray,
-        fit: Fit,
-        sources: Sources = NO_SOURCES,
-    ) -> None:
-        codes, fit = tuple(codes), by_rank(fit)
+    def __init__(self, space: SearchSpace, points: Points, fit: Fit, sources: Sources = NO_SOURCES) -> None:
+        (codes, scores, violations), fit = points, by_rank(fit)
         super().__init__(space, History(codes, tuple(ranked(scores, violations).tolist())), fit, sources)
-        self._violations = violations
+        self._points = points
         self._scores = Surrogate(space, History(codes, tuple(scores.tolist())), fit, sources)
         self._scores.kept = self.kept
         self.holding = Holding(space, codes, violations, self.kept, fit)
@@ -78,7 +78,7 @@ class LimitedSurrogate(Surrogate):
         """Mean and deviation of each code's ranked score, and its expected improvement within the limits."""
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         chances, means, deviations = self.holding.chances(rows), *self.posterior(rows)
-        holds = ~broken(self._violations[self.kept])
+        holds = ~broken(self._points.violations[self.kept])
         if not holds.any():
             return Appraisal(means, deviations, chances)
         best = self._scores._process.target[holds].max()
@@ -86,11 +86,9 @@ class LimitedSurrogate(Surrogate):
 
     def with_pending(self, pending: Sequence[str]) -> "LimitedSurrogate":
         """The same with codes under evaluation, of which score and violations are what is expected of them."""
-        scores = impute_pending(self._scores, pending)
-        violations = np.concatenate([self._violations, self.holding.expected(pending)])
-        return LimitedSurrogate(
-            self.space, scores.codes, np.array(scores.scores), violations, self._scores._fit, self.sources
-        )
+        codes, scores = (history := impute_pending(self._scores, pending)).codes, np.array(history.scores)
+        violations = np.concatenate([self._points.violations, self.holding.expected(pending)])
+        return LimitedSurrogate(self.space, Points(codes, scores, violations), self._fit, self.sources)
 
 
 class Holding:

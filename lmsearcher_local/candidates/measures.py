@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import MeasureError
 
-DIRECTIONS: dict[str, Direction] = {"max": "maximize", "min": "minimize"}
+if TYPE_CHECKING:  # the command line reads goals and limits before anything slow is imported
+    from lmsearcher_local.candidates.history import Direction
+
+DIRECTIONS: "dict[str, Direction]" = {"max": "maximize", "min": "minimize"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Goal:
     """
 
     name: str
-    direction: Direction
+    direction: "Direction"
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.direction not in DIRECTIONS.values():
@@ -51,7 +53,8 @@ class Limit:
 
     def __str__(self) -> str:
         """As ``parse_limit`` reads it; a study calls the limit's constraint so."""
-        return f"{self.name} {'<=' if self.upper else '>='} {self.bound:.15g}"
+        bound = f"{self.bound:g}"
+        return f"{self.name} {'<=' if self.upper else '>='} {bound if float(bound) == self.bound else self.bound!r}"
 
     def violation(self, value: float) -> float:
         """By how much a value breaks the limit, above 0; at most 0 where it holds."""
@@ -135,6 +138,11 @@ def judged(
             raise MeasureError(f"no {name} was measured; there is {', '.join(measured) or 'nothing'}")
     violations = tuple(limit.violation(measured[limit.name]) for limit in limits)
     return tuple(measured[name] for name in names), violations
+
+
+def breaks(violations: Mapping[str, float]) -> str:
+    """Which limits are broken, and by how much, in words; empty where none is."""
+    return ", ".join(f"{limit} by {amount:.6g}" for limit, amount in violations.items() if amount > 0)
 
 
 _Name = TypeVar("_Name")

@@ -1,6 +1,6 @@
 """What a search is given: its objective, and what was evaluated before. What is left out of a source is said."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,8 +20,9 @@ def chosen_objective(
     function: str | None,
     command: str | None,
     timeout: float | None,
+    names: Collection[str] = (),
 ) -> "Objective":
-    """What to optimise."""
+    """What to optimise; of a table, what it measured by these names, if any."""
     from lmsearcher_local.study.objectives.command import CommandObjective
     from lmsearcher_local.study.objectives.function import FunctionObjective
     from lmsearcher_local.study.objectives.table import TableObjective
@@ -29,7 +30,7 @@ def chosen_objective(
     if sum(given is not None for given in (table, function, command)) != 1:
         raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")
     if table is not None:
-        return TableObjective(table)
+        return TableObjective(table, names)
     if command is not None:
         return CommandObjective(command, space, timeout)
     assert function is not None

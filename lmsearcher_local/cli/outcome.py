@@ -32,8 +32,10 @@ def report(result: "Result", table: "Table | None") -> None:
     elif result.ended:
         click.echo(f"The search ended early: {result.ended}.")
     if result.best is None:
-        if any(trial.pruned for trial in result.trials):
+        if not result.nearest and any(trial.pruned for trial in result.trials):
             click.echo("No trial ran to its end: the pruner stopped them, or they failed.")
+        elif (trial := result.nearest) is not None:
+            click.echo(f"No trial holds every limit; the nearest, {trial.code}, breaks {plain(trial.breaks)}.")
         elif result.trials:
             click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
         return
@@ -46,7 +48,13 @@ def report(result: "Result", table: "Table | None") -> None:
     if known := preset_of(result.space):
         click.echo(known.summary(configuration))
     click.echo(f"{table.metric if table else 'Value'}: {value:.6g}")
-    if table is not None:
+    if result.limits:
+        broken = sum(bool(trial.breaks) for trial in result.trials)
+        measured = dict(next(trial for trial in result.trials if trial.code == code and trial.holds).measured)
+        for limit in result.limits:
+            click.echo(f"{plain(limit.name)}: {measured[limit.name]:.6g} ({plain(limit)})")
+        click.echo(f"{counted(broken, 'trial')} broke a limit")
+    elif table is not None:
         best, optimum = table.optimum
         click.echo(f"The table's optimum: {optimum:.6g} ({best})")
         click.echo(f"Found: rank {table.rank(code):,} of {len(table.values):,}")

@@ -51,6 +51,8 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
             end = expected_end(trials - result.evaluated, result.evaluated - started, seconds, budget)
             bar.update(task, completed=result.evaluated, speed=speed, best=best, end=end)
             for trial in result.latest:
+                if trial.breaks and not result.best:
+                    console.print(f"trial {trial.number} ({trial.code}) breaks {plain(trial.breaks)}", markup=False)
                 if trial.value is None and not trial.pruned:
                     console.print(
                         f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",

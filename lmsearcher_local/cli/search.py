@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearcher_local.candidates.measures import Goal, limits_of
 from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.cli.inputs import chosen_objective, read_first_codes, read_sources, read_warm_start
 from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
@@ -53,6 +54,10 @@ Go on after Ctrl-C, a crash or a power cut, exactly as if nothing had happened:
 Learn from searches of the same space for other data; they need not have the same parameters:
   lmsearcher-local search space.yaml --objective train:score --earlier runs/a --earlier runs/b
 \b
+Several values and a limit: the function returns a dictionary, or the command's last line is a JSON object, such as
+{"accuracy": 0.91, "latency": 430}; the best is searched of those that hold every limit:
+  lmsearcher-local search space.yaml --objective train:score --limit 'latency <= 500'
+\b
 Stop bad trials early: `def score(configuration, trial)` calls trial.report(step, value) and returns when
 trial.should_stop(); a command prints lines `step N value`. Settings are Optuna's, with commas:
   lmsearcher-local search space.yaml --objective train:score --pruner median:n_warmup_steps=3 --budget 8h
@@ -61,7 +66,7 @@ Evaluate elsewhere, the model stays here; functions are imported there from the 
   lmsearcher-local search space.yaml --objective train:score --workers 4
   lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
 \b
-Exit status: 0 a best configuration was found; 1 the search cannot go on or every trial failed; 2 wrong use;
+Exit status: 0 a best configuration was found; 1 the search cannot go on, or no trial gave a value within the limits; 2 wrong use;
 130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
 """
 
@@ -77,6 +82,13 @@ def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function: configuration dictionary in, number out.")
 @click.option("--command", metavar="SHELL", help="A shell command whose last line of output is the score.")
 @click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="LIMIT",
+    help="What a measured value may be at most or at least: 'latency <= 500'; repeatable.",
+)
 @click.option("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="Evaluations in all.")
 @search_option("seed", click.IntRange(min=0))
 @search_option("policy", click.Choice([*POLICIES]))
@@ -188,7 +200,10 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
     pruner = parse_pruner(given["pruner"]) if given["pruner"] else None
     space, name, table = chosen_space(given["space_file"], given["preset"], given["table"])
     direction = chosen_direction(given["direction"], table)
-    goal = chosen_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"])
+    limits = limits_of(given["limits"])
+    goals = (Goal(table.metric, direction),) if table and limits else ()
+    names = [goal.name for goal in goals] + [limit.name for limit in limits]
+    goal = chosen_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"], names)
     warm_start = read_warm_start(given["warm_start"], space, direction)
     options = SearchOptions(
         direction=direction,
@@ -198,6 +213,8 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
         temperature=given["temperature"],
         earlier=read_sources(given["earlier"], space, direction),
         first=read_first_codes(given["first"], space),
+        goals=goals,
+        limits=limits,
     )
     identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
     return name, table, goal, Plan(space, goal.name, identity, options, warm_start, pruner)

@@ -19,7 +19,9 @@ from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import HistoryError, StudyError, brief
 from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept_plan, stored_study
 from lmsearcher_local.spaces.files import (
+    BREAKS,
     COLUMNS,
+    MEASURE,
     RESULTS,
     STOPPED,
     TABLE,
@@ -41,6 +43,7 @@ SHAPE = (
     '{"Trial1": {"cell": "012334", "prediction": 91.2}, ...} or a list of objects with "value" and "code" or every'
     " parameter"
 )
+BROKEN = "it broke a limit"
 Entry = tuple[str, object, object]  # place, a code (text, an Unfit, or what is none), value
 
 
@@ -253,9 +256,10 @@ def _of_json(
         elif trial["value"] is None:
             continue  # it failed
         elif keys >= set(COLUMNS):  # a search's results as a DataFrame writes them
-            cells = [(key, cell) for key, cell in trial.items() if key not in COLUMNS]
+            cells = [(key, cell) for key, cell in trial.items() if key not in COLUMNS and not key.startswith(MEASURE)]
             names = parameter_names(key for key, _ in cells)
-            yield where, read.code(dict(zip(names, (cell for _, cell in cells), strict=True))), trial["value"]
+            code = read.code(dict(zip(names, (cell for _, cell in cells), strict=True)))
+            yield where, Unfit(BROKEN) if str(trial["reason"]).startswith(BREAKS) else code, trial["value"]
         elif "code" in keys and not keys & (set(space.names) - {"value"}):
             yield where, translated(trial["code"], f"{path}: {where}"), trial["value"]
         else:
@@ -274,7 +278,11 @@ def _of_csv(path: Path, text: str, space: SearchSpace, bare: SearchSpace, others
                 f" columns are {', '.join(header)}"
             )
         column = header.index("value")
-        cells = ((where, code, row[column]) for where, code, row in configurations(path, text, space, others))
+        reason = header.index("reason") if ours else column
+        cells = (
+            (where, Unfit(BROKEN) if row[reason].startswith(BREAKS) else code, row[column])
+            for where, code, row in configurations(path, text, space, others)
+        )
     else:
         names = header if "code" in header and "value" in header else []
         if not names and len(header) != 2:  # also where it is the only line, and looks like a header
@@ -329,7 +337,7 @@ def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterat
     entries = (
         (
             f"trial {trial.number}",
-            Unfit("it broke a limit") if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params),
+            Unfit(BROKEN) if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params),
             trial.value,
         )
         for trial in trials

@@ -179,7 +179,7 @@ def tell(
             shown = stopped[trial.number][1] if trial.number in stopped else shown_value(trial)
             value, behind = shown, trial.state.is_finished() and deepest[trial.number] > i
             if value is not None:
-                group.state.tell(code, value, trial.number)
+                group.state.tell(code, value, trial.number, trial.constraints)
             elif behind:
                 continue  # what failed may be what was chosen behind it
             elif trial.state.is_finished():
@@ -259,8 +259,6 @@ def direction_of(study: Study) -> Direction:
 
 def shown_value(trial: FrozenTrial) -> float | None:
     """What the model is shown of a trial that was not stopped early, if anything."""
-    if any(violation > 0 for violation in trial.constraints.values()):
-        return None
     if trial.state == TrialState.COMPLETE:
         value = trial.value
     else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lmsearcher_local.candidates.measures import Goal, Limit, goals_of, limits_of
 from lmsearcher_local.candidates.policies import policy
 from lmsearcher_local.errors import OptionError
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:  # the command line reads the options before anything slow is 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """How to search. ``Searcher``, ``LMSearcherSampler`` and ``run`` take each of these by its name.
+    """How to search. ``Searcher``, ``LMSearcherSampler`` and ``run`` take each of these by its name. Goals and limits
+    may be text, as the command line takes them.
 
     Raises:
         OptionError: an option is out of its range.
+        MeasureError: a goal or a limit is not written as one, or stands twice.
     """
 
     direction: "Direction" = field(default="maximize", metadata={"help": "Whether values are maximised or minimised."})
@@ -42,7 +45,19 @@ class SearchOptions:
         default=(), metadata={"help": "Codes to propose before all others, in this order, unless they are known."}
     )
 
+    goals: tuple[Goal, ...] = field(
+        default=(), metadata={"help": "What to search for the best of among several values, NAME:max or NAME:min."}
+    )
+    limits: tuple[Limit, ...] = field(
+        default=(),
+        metadata={"help": "What a measured value may be at most or at least, such as 'latency <= 500'."},
+    )
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "goals", goals_of(self.goals))
+        object.__setattr__(self, "limits", limits_of(self.limits))
+        if len(self.goals) == 1:
+            object.__setattr__(self, "direction", self.goals[0].direction)
         if self.direction not in ("maximize", "minimize"):
             raise OptionError(f"direction is 'maximize' or 'minimize', not {self.direction!r}")
         if self.seed < 0 or self.pool_size < 1 or not 0 <= self.temperature < math.inf:

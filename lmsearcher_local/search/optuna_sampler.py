@@ -41,9 +41,10 @@ class LMSearcherSampler(BaseSampler):
 
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
     whoever sampled them, and pruned ones with the value that their last step supports (``rungs.supported_values``);
-    running and enqueued ones with the value that ``surrogate.impute_pending`` imputes. Those that failed, have no
-    finite value or are infeasible are not shown. None is proposed again. Of Hyperband's brackets all count. Trials
-    marked ``killed`` count as never started: a resumed study proposes theirs once more.
+    running and enqueued ones with the value that ``surrogate.impute_pending`` imputes. What breaks a constraint is
+    shown below all that hold. Those that failed or have no finite value are not shown. None is proposed again. Of
+    Hyperband's brackets all count. Trials marked ``killed`` count as never started: a resumed study proposes theirs
+    once more.
 
     Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
     searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
@@ -83,6 +84,8 @@ class LMSearcherSampler(BaseSampler):
     ) -> None:
         if "direction" in options:
             raise ValueError("the direction is the study's: create it with one")
+        if options.get("limits"):
+            raise ValueError("limits are the study's: its trials say them with set_constraint")
         if options.get("first") and space is None:
             raise ValueError("without a fixed space there are no codes to take first")
         self._options = SearchOptions(**options)

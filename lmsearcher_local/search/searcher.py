@@ -1,15 +1,16 @@
 """Ask, tell, best: the search loop as a library, without input or output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmsearcher_local.candidates.history import History
+from lmsearcher_local.candidates.measures import breaks, judged
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.calibration import Choice
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.propose import Proposal, propose
-from lmsearcher_local.search.state import State
+from lmsearcher_local.search.state import State, check_number
 from lmsearcher_local.spaces.space import SearchSpace
 
 
@@ -51,17 +52,26 @@ class Searcher:
         """
         return ask_together([self], n)[0]
 
-    def tell(self, code: str, value: float, number: int | None = None) -> None:
+    def tell(self, code: str, value: float | Mapping[str, float], number: int | None = None) -> None:
         """Report the value of a code, asked for or not. Told again, the code's score is the mean of its values.
 
         Args:
+            value: a number; with goals or limits, what was measured by name.
             number: the trial's place in the order of evaluation; by default behind all others.
 
         Raises:
             SpaceError: the code is not of this space.
             HistoryError: the value is not a finite number.
+            MeasureError: what a goal or a limit names is missing.
         """
-        self.state.tell(code, value, number)
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                check_number(code, item, name)
+        elif not self.options.limits:
+            return self.state.tell(code, value, number)
+        values, violations = judged(value, self.options.goals, self.options.limits)
+        named = zip(map(str, self.options.limits), violations, strict=True)
+        self.state.tell(code, values[0], number, dict(named))
 
     def begin(self, code: str) -> None:
         """Note that somebody else evaluates a code: it counts as asked.
@@ -86,14 +96,18 @@ class Searcher:
 
     @property
     def best(self) -> tuple[str, float]:
-        """The best code so far and its value.
+        """The best code so far that holds every limit, and its value.
 
         Raises:
-            HistoryError: nothing was told yet.
+            HistoryError: nothing was told yet, or nothing that holds every limit.
         """
-        if not len(self.state.told):
+        told = self.state.told
+        if not len(told):
             raise HistoryError("nothing was told yet, so nothing is best")
-        return self.state.told.best
+        if (best := told.best) is None:
+            code, broken = told.nearest
+            raise HistoryError(f"nothing told holds every limit; the nearest, {code}, breaks {breaks(broken)}")
+        return best
 
     def _take(self, proposals: Sequence[Proposal]) -> list[str]:
         """Note what was proposed: from now on it is pending."""

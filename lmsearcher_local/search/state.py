@@ -1,6 +1,7 @@
 """What is known of a search: its space, its options, what was told, what is pending and what failed."""
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -8,14 +9,15 @@ import numpy as np
 from lmsearcher_local.candidates.earlier import Sources
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.kernel import fit_kernel
+from lmsearcher_local.candidates.limits import LimitedSurrogate
 from lmsearcher_local.candidates.policies import policy
 from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
-from lmsearcher_local.candidates.told import Told
+from lmsearcher_local.candidates.told import NONE, Told
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
 
-FITS = 4  # of the kernel that are remembered: beginnings of the history, with pending codes and without
+FITS = 32  # of the kernel that are remembered: beginnings of the history, with pending codes and without, by limit
 
 
 class State:
@@ -48,15 +50,14 @@ class State:
         self.closed: set[str] = set()  # failed
         self.known: set[str] = set()
 
-    def tell(self, code: str, value: float, number: int | None = None) -> None:
-        """Add the value of a code; see ``Searcher.tell``."""
+    def tell(self, code: str, value: float, number: int | None = None, violations: Mapping[str, float] = NONE) -> None:
+        """Add the value of a code, and by how much it breaks each limit, by name; see ``Searcher.tell``."""
         self._check(code)
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-            raise HistoryError(f"the value of {code} is {value!r}; a finite number is needed")
+        check_number(code, value)
         self.pending.pop(code, None)
         self.closed.discard(code)
         self.known.add(code)
-        self.told.tell(code, float(value), number)
+        self.told.tell(code, float(value), number, violations)
 
     def begin(self, code: str) -> None:
         """Note that a code is being evaluated."""
@@ -80,6 +81,9 @@ class State:
 
     def surrogate(self) -> Surrogate:
         """What is expected of codes; pending ones count with the score that the trials told let expect of them."""
+        if self.told.limits:
+            limited = LimitedSurrogate(self.space, self.told.essential_points, self._fit, self.sources)
+            return limited.with_pending([*self.pending]) if self.pending else limited
         told = Surrogate(self.space, self.told.essential, self._fit, self.sources)
         if not self.pending:
             return told
@@ -89,3 +93,13 @@ class State:
         if code not in self._valid:
             self.space.decode(code)
             self._valid.add(code)
+
+
+def check_number(code: str, value: object, what: str = "value") -> None:
+    """Make sure that what is told of a code is a finite number.
+
+    Raises:
+        HistoryError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise HistoryError(f"the {what} of {code} is {value!r}; a finite number is needed")

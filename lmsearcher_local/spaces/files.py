@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from lmsearcher_local.spaces.space import Option, SearchSpace
 RESULTS = "historical_results.json"
 TABLE = "results.csv"
 COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
+MEASURE = "measured "  # begins the columns of measured values, behind those of the parameters
+BREAKS = "breaks "  # begins the reason of a trial that has a value and breaks a limit
 STOPPED = "stopped after step"  # in that JSON, of a trial that was stopped early
 NONE: Mapping[int, int] = MappingProxyType({})
 AMBIGUOUS = -2  # in place of an option's index: a cell of a CSV may mean several
@@ -35,14 +38,12 @@ class Candidates(NamedTuple):
     note: str = ""
 
 
-def write_history(path: Path, values: Iterable[tuple[str, float]], stopped: Mapping[int, int] = NONE) -> None:
-    """Replace the file by the upstream JSON of these codes and values. Of trials that were stopped early, by number
-    from 1, it also says after which step; the value is that of the step."""
+def write_history(path: Path, values: Iterable[tuple[str, float]], facts: Iterable[Mapping[str, object]] = ()) -> None:
+    """Replace the file by the upstream JSON of these codes and values, with further facts about each."""
+    others = ("".join(f",\n  {json.dumps(name)}: {json.dumps(fact)}" for name, fact in one.items()) for one in facts)
     trials = [  # what json.dumps(..., indent=1) makes, but ten times as fast: a search writes all after each trial
-        f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}'
-        + (f',\n  "{STOPPED}": {stopped[i]}' if i in stopped else "")
-        + "\n }"
-        for i, (code, value) in enumerate(values, 1)
+        f' "Trial{i}": {{\n  "cell": "{code}",\n  "prediction": {json.dumps(value)}{other}\n }}'
+        for i, ((code, value), other) in enumerate(zip(values, chain(others, repeat("")), strict=False), 1)
     ]
     write_atomically(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")
 
@@ -147,10 +148,15 @@ def configurations(
         yield where, _code_of_cells(space, cells, spellings, bits=not ours), row
 
 
+def column_of(name: str) -> str:
+    """The column of a parameter in a search's results."""
+    return f"parameter {name}" if name in COLUMNS or name.startswith(MEASURE) else name
+
+
 def parameter_names(columns: Iterable[str]) -> list[str]:
-    """The parameters that columns of a search's results stand for."""
-    ours = {f"parameter {name}": name for name in COLUMNS}
-    return [ours.get(column, column) for column in columns]
+    """The parameters that columns of a search's results stand for; those of measured values stand for none."""
+    own = (column for column in columns if not column.startswith(MEASURE))
+    return [bare if column_of(bare := column.removeprefix("parameter ")) == column else column for column in own]
 
 
 def _code_of_cells(

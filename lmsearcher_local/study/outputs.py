@@ -8,8 +8,8 @@ import os
 import time
 from pathlib import Path
 
-from lmsearcher_local.spaces.files import RESULTS, TABLE, write_atomically, write_history
-from lmsearcher_local.study.results import Result, table_of, text_of
+from lmsearcher_local.spaces.files import RESULTS, STOPPED, TABLE, write_atomically, write_history
+from lmsearcher_local.study.results import Result, Trial, table_of, text_of
 
 SHARE = 20  # between two writings of the JSON lies so many times what one takes
 
@@ -32,7 +32,7 @@ class Outputs:
 
     def add(self, result: Result) -> None:
         """Write what has ended since the last result."""
-        lines = table_of(result.space, result.latest).encode()
+        lines = table_of(result, result.latest).encode()
         try:
             _append(self._folder / TABLE, lines)
         except FileNotFoundError:  # somebody took it away
@@ -51,12 +51,23 @@ class Outputs:
 
     def _write_history(self, result: Result) -> None:
         started = time.monotonic()
-        known = [(trial, trial.reported if trial.pruned else trial.value) for trial in result.trials]
+        known = [
+            (trial, trial.reported if trial.pruned else trial.value) for trial in result.trials if not trial.breaks
+        ]
         valued = [(trial, value) for trial, value in known if value is not None and math.isfinite(value)]
-        stopped = {i: trial.step for i, (trial, _) in enumerate(valued, 1) if trial.pruned and trial.step is not None}
-        write_history(self._folder / RESULTS, [(trial.code, value) for trial, value in valued], stopped)
+        write_history(
+            self._folder / RESULTS,
+            [(trial.code, value) for trial, value in valued],
+            [_facts(trial) for trial, _ in valued],
+        )
         ended = time.monotonic()
         self._pending, self._due = False, ended + SHARE * (ended - started)
+
+
+def _facts(trial: Trial) -> dict[str, object]:
+    """What the JSON says of a trial beside its value; one that breaks a limit is not in it: who reads it knows none."""
+    stopped = {STOPPED: trial.step} if trial.pruned and trial.step is not None else {}
+    return {**stopped, **({"measured": dict(trial.measured)} if trial.measured else {})}
 
 
 def _append(path: Path, lines: bytes) -> None:

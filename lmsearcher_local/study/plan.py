@@ -13,6 +13,7 @@ from typing import Any
 from optuna.pruners import BasePruner
 
 from lmsearcher_local.candidates.earlier import Earlier
+from lmsearcher_local.errors import StudyError
 from lmsearcher_local.search.options import DEFAULTS, SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.pruning import describe_pruner
@@ -25,6 +26,9 @@ class Plan:
     """Everything that a search's trajectory depends on. A study is resumed with an equal plan or not at all.
 
     ``objective`` and ``checkpoint`` are names: the objective's, and the checkpoint's identity.
+
+    Raises:
+        StudyError: there are limits and a warm start, of which nobody knows whether it holds them.
     """
 
     space: SearchSpace
@@ -33,6 +37,12 @@ class Plan:
     options: SearchOptions = DEFAULTS
     warm_start: Values = ()
     pruner: BasePruner | None = None
+
+    def __post_init__(self) -> None:
+        if self.warm_start and self.options.limits:
+            raise StudyError(
+                "a warm start does not say whether its trials hold the limits; give it as an earlier search"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The plan as the storage keeps it."""
@@ -47,6 +57,8 @@ class Plan:
             "policy": options.policy,
             "pool_size": options.pool_size,
             "temperature": options.temperature or None,
+            "goals": [str(goal) for goal in options.goals] or None,
+            "limits": [str(limit) for limit in options.limits] or None,
             "warm_start": _digest(list(self.warm_start)),
             "first": _digest(list(options.first)) if options.first else None,
             "earlier": [_source(one) for one in options.earlier] or None,
@@ -68,7 +80,8 @@ class Plan:
                 if reason := _other_sources(kept.get(key) or [], value or []):
                     return f"earlier search ({reason})"
                 continue
-            detail = "" if key in ("space", "warm_start") else f" ({kept.get(key)}, not {value})"
+            before, now = (", ".join(one) if isinstance(one, list) else one for one in (kept.get(key), value))
+            detail = "" if key in ("space", "warm_start") else f" ({before}, not {now})"
             return key.replace("_", " ") + detail
         return None
 

@@ -2,23 +2,28 @@
 
 import csv
 import io
+import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.candidates.limits import excess
+from lmsearcher_local.candidates.measures import Goal, Limit, breaks
 from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.records.storage import PLAN
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING
 from lmsearcher_local.search.groups import KILLED
-from lmsearcher_local.spaces.files import COLUMNS
+from lmsearcher_local.search.options import SearchOptions
+from lmsearcher_local.spaces.files import BREAKS, COLUMNS, MEASURE, column_of
 from lmsearcher_local.spaces.space import Configuration, Option, SearchSpace
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
 REASON = "reason"  # trial user attribute: why there is no value
 OURS = "lmsearcher"  # trial user attribute: a search of this package began it
+MEASURED = "measured"  # trial user attribute: what was measured by name, where that is several values
 WARM = "warm start"  # trial user attribute: the value was given, not evaluated
 
 
@@ -47,11 +53,23 @@ class Trial:
     step: int | None = None  # the last one reported
     reported: float | None = None  # its value
     seconds: float | None = None  # of its evaluation
+    measured: tuple[tuple[str, float], ...] = ()  # by name
+    violations: tuple[tuple[str, float], ...] = ()  # of each limit: above 0 it is broken
 
     @property
     def configuration(self) -> Configuration:
         """The options by name, a new dictionary each time."""
         return dict(self.parameters)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has a value and breaks no limit."""
+        return self.value is not None and all(violation <= 0 for _, violation in self.violations)
+
+    @property
+    def breaks(self) -> str:
+        """Which limits it breaks, and by how much, in words; empty where it breaks none."""
+        return breaks(dict(self.violations))
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ class Result:
     foreign: int = 0
     ended: str = ""
     latest: tuple[Trial, ...] = field(default=(), compare=False, repr=False)
+    goals: tuple[Goal, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     @cached_property
     def evaluated(self) -> int:
@@ -77,9 +97,25 @@ class Result:
 
     @cached_property
     def best(self) -> tuple[str, float] | None:
-        """The best code and its value; nothing where no trial has a value."""
+        """The best code that holds every limit and its value; nothing where there is none."""
         best = _best(self.trials, self.direction)
         return None if best is None else (best.code, best.value)  # type: ignore[return-value]
+
+    @cached_property
+    def nearest(self) -> Trial | None:
+        """The trial that breaks the limits least; nothing where none has a value."""
+        valued = [trial for trial in self.trials if trial.value is not None]
+        known = [[dict(trial.violations).get(str(limit), math.nan) for limit in self.limits] for trial in valued]
+        if not valued:
+            return None
+        return valued[int(np.argmin(excess(np.array(known).reshape(len(valued), len(self.limits)))))]
+
+    @property
+    def names(self) -> list[str]:
+        """The measured values that have a column of their own: what limits and several goals name."""
+        goals = [goal.name for goal in self.goals]
+        names = dict.fromkeys([*goals, *(limit.name for limit in self.limits)])
+        return [name for name in names if [name] != goals]
 
     @property
     def random(self) -> int:
@@ -96,18 +132,20 @@ def result_of(study: Study) -> Result:
     plan = study.user_attrs.get(PLAN)
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
-    return Tally(study, SearchSpace(dict(plan["space"])), plan["direction"]).update()
+    options = SearchOptions(direction=plan["direction"], goals=plan.get("goals") or (), limits=plan.get("limits") or ())
+    return Tally(study, SearchSpace(dict(plan["space"])), options).update()
 
 
 class Tally:
     """What a search has found so far, without a look at all of it after every trial."""
 
-    def __init__(self, study: Study, space: SearchSpace, direction: Direction) -> None:
+    def __init__(self, study: Study, space: SearchSpace, options: SearchOptions) -> None:
         self._reader = Reader(study)
         self._killed: list[int] = []  # numbers of trials that do not count
         self._best: Trial | None = None
         self._evaluated = 0
-        self._result = self._counted(Result(space, direction, ()))
+        empty = Result(space, options.direction, (), goals=options.goals, limits=options.limits)
+        self._result = self._counted(empty)
 
     def update(self) -> Result:
         """The result now; the very one of before where no other trial ended."""
@@ -138,9 +176,9 @@ class Tally:
 
 
 def _best(trials: Iterable[Trial], direction: Direction) -> Trial | None:
-    """The best trial that has a value, of equal ones the first."""
+    """The best trial that holds every limit, of equal ones the first."""
     sign = -1 if direction == "maximize" else 1
-    valued = ((sign * trial.value, trial.number, trial) for trial in trials if trial.value is not None)
+    valued = ((sign * trial.value, trial.number, trial) for trial in trials if trial.value is not None and trial.holds)
     return min(valued, default=(0, 0, None))[2]
 
 
@@ -164,6 +202,8 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
         tuple(space.decode(code).items()),
         None if pruned else trial.value,
         f"pruned at step {step}: {reported}" if pruned else attributes.get(REASON),
+        measured=tuple(attributes.get(MEASURED, {}).items()),
+        violations=tuple(trial.constraints.items()),
         given=WARM in attributes,
         ranked=RANKING in attributes,
         pruned=pruned,
@@ -173,31 +213,41 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
     )
 
 
-def columns(names: Sequence[str]) -> list[str]:
-    """The columns: about the trial, then one for each parameter."""
-    return [*COLUMNS, *(f"parameter {name}" if name in COLUMNS else name for name in names)]
+def columns(result: Result) -> list[str]:
+    """The columns: about the trial, then one for each parameter and each measured value that has one."""
+    return [*COLUMNS, *map(column_of, result.space.names), *(f"{MEASURE}{name}" for name in result.names)]
 
 
-def rows(space: SearchSpace, trials: Iterable[Trial]) -> list[list[Any]]:
-    """A row for each trial; of a failed one without a value, but with the reason."""
+def rows(result: Result, trials: Iterable[Trial]) -> list[list[Any]]:
+    """A row for each trial; of a failed one without a value, but with the reason; that of one that breaks a limit says
+    so."""
     return [
-        [trial.number, trial.code, trial.value, trial.reason, *(trial.configuration[name] for name in space.names)]
+        [
+            *(
+                trial.number,
+                trial.code,
+                trial.value,
+                trial.reason or (f"{BREAKS}{found}" if (found := trial.breaks) else None),
+            ),
+            *(trial.configuration[name] for name in result.space.names),
+            *(dict(trial.measured).get(name) for name in result.names),
+        ]
         for trial in trials
     ]
 
 
-def table_of(space: SearchSpace, trials: Iterable[Trial]) -> str:
+def table_of(result: Result, trials: Iterable[Trial]) -> str:
     """Lines of a CSV, one for each trial."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows(space, trials))
+    csv.writer(text, lineterminator="\n").writerows(rows(result, trials))
     return text.getvalue()
 
 
 def text_of(result: Result) -> str:
     """A CSV of all trials with its header, which ``sources.read_history`` reads."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(columns(result.space.names))
-    return text.getvalue() + table_of(result.space, result.trials)
+    csv.writer(text, lineterminator="\n").writerow(columns(result))
+    return text.getvalue() + table_of(result, result.trials)
 
 
 def dataframe(result: Result) -> "pandas.DataFrame":
@@ -208,4 +258,4 @@ def dataframe(result: Result) -> "pandas.DataFrame":
     """
     import pandas
 
-    return pandas.DataFrame(rows(result.space, result.trials), columns=columns(result.space.names))
+    return pandas.DataFrame(rows(result, result.trials), columns=columns(result))

@@ -14,15 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lmsearcher_local.candidates.measures import judged
-from lmsearcher_local.errors import (
-    LMSearcherError,
-    MeasureError,
-    NothingToPropose,
-    ObjectiveError,
-    SearchStopped,
-    SpaceExhausted,
-)
+from lmsearcher_local.errors import LMSearcherError, NothingToPropose, ObjectiveError, SearchStopped, SpaceExhausted
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
@@ -34,8 +26,9 @@ from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.endings import complete, fail
 from lmsearcher_local.study.evaluations import Evaluations, are_here
-from lmsearcher_local.study.objectives.base import Function, Measured, Objective, ProcessObjective
+from lmsearcher_local.study.objectives.base import Function, Objective, ProcessObjective
 from lmsearcher_local.study.objectives.function import FunctionObjective
 from lmsearcher_local.study.objectives.processes import end_leftovers
 from lmsearcher_local.study.objectives.steps import takes_watch
@@ -142,9 +135,10 @@ class Search:
         if isinstance(objective, ProcessObjective):
             objective.shared = shared
         # Before the study exists: it may refuse.
-        sampler = LMSearcherSampler(ranker, space=plan.space, **plan.options.without("direction"))
+        options = plan.options.without("direction", "goals", "limits")  # the study says these
+        sampler = LMSearcherSampler(ranker, space=plan.space, **options)
         study = self._started()
-        tally = Tally(study, plan.space, plan.options.direction)
+        tally = Tally(study, plan.space, plan.options)
         result = tally.update()
         self._keep(result, on_trial)
         first = len(result.trials) + 1
@@ -201,9 +195,9 @@ class Search:
                     if found.pruned and end_early(study, trial):
                         continue
                     if found.value is None:
-                        _fail(study, trial, REASON, found.reason)
+                        fail(study, trial, REASON, found.reason)
                     else:
-                        _store(study, trial, found.value)
+                        complete(study, trial, found.value, self._plan.options)
             except LMSearcherError:
                 self._keep(tally.update(), on_trial)
                 raise
@@ -366,24 +360,4 @@ def _end_running(study: optuna.Study) -> None:
         if OURS in trial.user_attrs:
             if values := internals.enqueued_values(trial):
                 study.enqueue_trial(values)
-            _fail(study, trial, KILLED, True)
-
-
-def _fail(study: optuna.Study, trial: FrozenTrial, attribute: str, value: str | bool) -> None:
-    internals.set_user_attribute(study, trial, attribute, value)
-    _end(study, trial, None)
-
-
-def _store(study: optuna.Study, trial: FrozenTrial, measured: Measured) -> None:
-    try:
-        [value], _ = judged(measured, (), ())
-    except MeasureError as error:
-        _fail(study, trial, REASON, str(error))
-    else:
-        _end(study, trial, value)
-
-
-def _end(study: optuna.Study, trial: FrozenTrial, value: float | None) -> None:
-    """Store that a trial ended; not by Study.tell, which in a database looks through all trials for its number."""
-    state, values = (TrialState.FAIL, None) if value is None else (TrialState.COMPLETE, [value])
-    internals.end_trial(study, trial, state, values)
+            fail(study, trial, KILLED, True)

@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+CONSTRAINTS = "constraints"  # and a colon: begins the system attributes in which Optuna keeps violations
 ENQUEUED = "fixed_params"  # system attribute in which Optuna keeps the values of an enqueued trial
 
 
@@ -120,6 +121,11 @@ def set_user_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) 
 def set_system_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:
     """Store a system attribute of a trial that has not ended."""
     study._storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def set_constraint(study: Study, trial: FrozenTrial, name: str, violation: float) -> None:
+    """Store by how much a running trial breaks a constraint, above 0, or holds it; ``trial.constraints`` reads it."""
+    set_system_attribute(study, trial, f"{CONSTRAINTS}:{name}", violation)
 
 
 def enqueued_values(trial: FrozenTrial) -> dict[str, Any]:
