@@ -13,6 +13,7 @@ LATENCY, ACCURACY = Limit("latency", 500.0, upper=True), Limit("val acc", 0.9, u
     [
         ("latency <= 500", LATENCY),
         ("latency<=5e2", LATENCY),
+        ("latency <= 0.0131829182306", Limit("latency", 0.0131829182306, upper=True)),
         (" val acc >= .9 ", ACCURACY),
         ("loss <= -0.25", Limit("loss", -0.25, upper=True)),
     ],

@@ -322,10 +322,12 @@ def test_what_other_samplers_and_people_leave_in_the_study(space: SearchSpace | 
         "0000": 1.5,
         "0001": 5.0,
         "1002": 7.0,
+        "1011": shown["1011"],  # it breaks a constraint
         "1012": 3.0,
         "0002": 4.0,
     }
-    failed, waiting = {"1000", "1001", "1010", "1011"}, {"1200"}
+    assert shown["1011"] < min(score for code, score in shown.items() if code != "1011")
+    failed, waiting = {"1000", "1001", "1010"}, {"1200"}
     assert (state.closed, {*state.pending}) == (failed, waiting)
     study.optimize(score, n_trials=30)
     queued, partly, *sampled = [trial.params for trial in study.trials if trial.number > 14]

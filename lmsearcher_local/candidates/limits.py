@@ -53,7 +53,9 @@ def ranked(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
         return -amounts
     low, high = scores[~bad].min(), scores[~bad].max()
     reach = max(high / 2 - low / 2, 1e-6 * abs(low), 1e-6)  # halved: finite for scores near the largest float
-    return np.where(bad, low - reach * (NEAR + (1 - NEAR) * amounts / amounts.max()), scores)
+    with np.errstate(over="ignore"):
+        below = low - reach * (NEAR + (1 - NEAR) * amounts / amounts.max())
+    return np.where(bad, np.maximum(below, -np.finfo(float).max), scores)
 
 
 class LimitedSurrogate(Surrogate):

@@ -53,8 +53,8 @@ class Limit:
 
     def __str__(self) -> str:
         """As ``parse_limit`` reads it; a study calls the limit's constraint so."""
-        bound = f"{self.bound:g}"
-        return f"{self.name} {'<=' if self.upper else '>='} {bound if float(bound) == self.bound else self.bound!r}"
+        short = f"{self.bound:g}"
+        return f"{self.name} {'<=' if self.upper else '>='} {short if float(short) == self.bound else repr(self.bound)}"
 
     def violation(self, value: float) -> float:
         """By how much a value breaks the limit, above 0; at most 0 where it holds."""

@@ -66,8 +66,8 @@ Evaluate elsewhere, the model stays here; functions are imported there from the 
   lmsearcher-local search space.yaml --objective train:score --workers 4
   lmsearcher-local search space.yaml --objective train:score --executor dask:tcp://10.0.0.1:8786
 \b
-Exit status: 0 a best configuration was found; 1 the search cannot go on, or no trial gave a value within the limits; 2 wrong use;
-130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
+Exit status: 0 a best configuration was found; 1 the search cannot go on, every trial failed or broke a limit; 2 wrong
+use; 130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume goes on.
 """
 
 

