@@ -30,7 +30,7 @@ class Earlier:
 
     Args:
         name: what messages call it.
-        space: the parameters that both have, without a predicate.
+        space: the parameters that both have, without a predicate, and what of ``where`` and ``when`` reads no others.
         positions: where these are in the new space.
         history: codes of that space and their scores, higher better.
     """
@@ -84,9 +84,9 @@ class Sources:
             rows.append(row)
         if not rows:
             return []
-        whole = np.unique(np.concatenate(rows), axis=0)
+        whole = np.unique(space.repaired(np.concatenate(rows), rng), axis=0)
         codes = space.codes(whole[np.argsort(-self.mean(whole), kind="stable")])
-        return [code for code in codes if space.valid is None or code in space][:STARTS]
+        return [code for code in codes if space.unrestricted or code in space][:STARTS]
 
     @cached_property
     def _means(self) -> "list[Mean]":

@@ -4,6 +4,9 @@ The kernel is Gaussian over an embedding of the code. The groups of features are
 (this alone is the Hamming kernel), the place of the option where a position's options are numbers in order, and for
 each set of positions that share their options how often each of these occurs among them.
 
+Where a parameter is inactive there is no option: its features are those of the middle of all options, which is as far
+from each of them and nearer than they are to each other, and it is not counted in its set.
+
 Notation: ``n`` codes, ``L`` positions, ``F`` features, ``W`` weights. ``theta`` holds the logarithms of the weights,
 then of the noise, ``[W + 1]``.
 """
@@ -39,6 +42,7 @@ class Embedding:
 
     def __init__(self, space: SearchSpace, known: np.ndarray) -> None:
         wide = sum(space.sizes) > WIDE
+        self._space = space
         self._seen = [np.unique(column) for column in known.T] if wide else []
         alike = np.where(np.array(space.sizes) > 1, space.alike, -1)
         sets = [np.flatnonzero(alike == number) for number in range(alike.max() + 1) if number in alike]
@@ -61,23 +65,37 @@ class Embedding:
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Features ``[n, F]`` of option indices ``[n, L]``."""
+        active = self._space.active(rows) if self._space.when else None
         columns = rows
         if self._seen:
             columns = np.stack([_places_among(*pair) for pair in zip(self._seen, rows.T, strict=True)], axis=1)
         features = np.zeros((len(rows), len(self.groups)))
         features.ravel()[np.arange(len(rows))[:, None] * features.shape[1] + self._first + columns] = 1.0
         features[:, self._numbers] = np.sqrt(2) * rows[:, self._ordered] / self._last
+        if active is not None:
+            self._take_middle(features, active)
         start = int(self._first[-1] + self._sizes[-1] + (len(self._sizes) - 1 in self._ordered))
         for places, seen in self._sets:
+            counted = np.ones((len(rows), len(places)), dtype=bool) if active is None else active[:, places]
             if self._seen:
-                counts = _counts(seen, rows[:, places])
+                counts = _counts(seen, rows[:, places], counted)
             else:
                 options = int(self._sizes[places[0]])
                 each = np.arange(len(rows))[:, None] * options + rows[:, places]
-                counts = np.bincount(each.ravel(), minlength=len(rows) * options).reshape(len(rows), options)
+                counts = np.bincount(each[counted], minlength=len(rows) * options).reshape(len(rows), options)
             features[:, start : start + counts.shape[1]] = counts / np.sqrt(len(places))
             start += counts.shape[1]
         return features
+
+    def _take_middle(self, features: np.ndarray, active: np.ndarray) -> None:
+        """Give inactive positions, ``[n, L]``, the features of the middle of their options."""
+        numbers = dict(zip(self._ordered.tolist(), self._numbers.tolist(), strict=True))
+        for place in np.flatnonzero(~active.all(0)).tolist():
+            rows = np.flatnonzero(~active[:, place])
+            first, size = int(self._first[place]), int(self._sizes[place])
+            features[rows, first : first + size] = 1 / size
+            if place in numbers:
+                features[rows, numbers[place]] = np.sqrt(2) / 2
 
 
 def gaussian(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -136,13 +154,17 @@ def _places_among(seen: np.ndarray, options: np.ndarray) -> np.ndarray:
     return np.where(seen[np.minimum(places, len(seen) - 1)] == options, places, len(seen))
 
 
-def _counts(seen: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How often each option seen occurs in each row; last the length of the vector of all other counts."""
+def _counts(seen: np.ndarray, rows: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """How often each option seen occurs in each row; last the length of the vector of all other counts.
+
+    Args:
+        counted: which of them count, ``[n, L]``.
+    """
     places = _places_among(seen, rows.ravel()).reshape(rows.shape)
     found = np.zeros((len(rows), len(seen) + 1))
-    each, position = np.nonzero(places < len(seen))
+    each, position = np.nonzero((places < len(seen)) & counted)
     np.add.at(found, (each, places[each, position]), 1)
-    each, position = np.nonzero(places == len(seen))
+    each, position = np.nonzero((places == len(seen)) & counted)
     others, counts = np.unique(np.stack([each, rows[each, position]]), axis=1, return_counts=True)
     np.add.at(found[:, -1], others[0], counts**2)
     found[:, -1] = np.sqrt(found[:, -1])

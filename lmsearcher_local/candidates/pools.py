@@ -16,6 +16,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 PARENTS = 5  # codes whose neighbourhood is searched
 RECOMBINED, SAMPLED = 50, 200  # other codes that a surrogate considers
 NEAR = 1000  # changes of one parameter that are looked at around a code
+FORCED = 200  # changes that expressions forbid, around a code, for which other parameters change along
 CLIMBS, CLIMBERS = 2, 3  # rounds in which it looks around what it found, and around how many
 
 
@@ -130,16 +131,35 @@ def neighbourhood(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator
 
 def near(space: SearchSpace, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The neighbours of a code, of option indices ``[positions]``. Of very many about ``NEAR``: of each parameter some
-    options beside its own, some at random."""
-    if sum(space.sizes) - len(space.sizes) <= NEAR:
-        return space.neighbour_rows(row)
-    reach = max(1, NEAR // len(space.sizes) // 4)  # options beside its own, on either side; as many are random
-    options: list[list[int]] = []
-    for size, own in zip(space.sizes, row.tolist(), strict=True):
-        beside = range(max(0, own - reach), min(size, own + reach + 1))
-        some = {*beside, *rng.integers(size, size=2 * reach).tolist()}
-        options.append(sorted(some) if size > 4 * reach else [*range(size)])
-    return space.neighbour_rows(row, options)
+    options beside its own, some at random. Where expressions forbid a change, a code that has it and little else."""
+    options: list[Sequence[int]] | None = None
+    if sum(space.sizes) - len(space.sizes) > NEAR:
+        reach = max(1, NEAR // len(space.sizes) // 4)  # options beside its own, on either side; as many are random
+        options = []
+        for size, own in zip(space.sizes, row.tolist(), strict=True):
+            beside = range(max(0, own - reach), min(size, own + reach + 1))
+            some = {*beside, *rng.integers(size, size=2 * reach).tolist()}
+            options.append(sorted(some) if size > 4 * reach else [*range(size)])
+    rows = space.neighbour_rows(row, options)
+    return rows if space.constraints is None else np.concatenate([rows, _forced(space, row, rows, options, rng)])
+
+
+def _forced(
+    space: SearchSpace, row: np.ndarray, rows: np.ndarray, options: list[Sequence[int]] | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Codes with those changes of one parameter that are not among the rows, and with as little else as is found."""
+    assert space.constraints is not None
+    done = {(int(place), int(rows[i, place])) for i, place in zip(*np.nonzero(rows != row), strict=True)}
+    offered = [range(size) for size in space.sizes] if options is None else options
+    wanted = [
+        (place, index)
+        for place, some in enumerate(offered)
+        for index in some
+        if index != row[place] and (place, index) not in done
+    ]
+    some = [wanted[i] for i in sorted(rng.permutation(len(wanted))[:FORCED].tolist())]
+    found = space.constraints.moves(row, some, rng)
+    return found[space.accepted(found)]
 
 
 def recombined(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -148,4 +168,5 @@ def recombined(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n
         return rows
     first, second = rows[rng.integers(len(rows), size=(2, n))]
     children = np.where(rng.random(first.shape) < 0.5, first, second)
-    return children if space.valid is None else children[[space.accepts(child) for child in children.tolist()]]
+    children = space.repaired(children, rng)
+    return children[space.accepted(children)]

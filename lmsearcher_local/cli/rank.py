@@ -123,13 +123,17 @@ def ranked(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int |
 
 
 def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator[dict[str, Any] | None]:
-    """For each code the evaluated one that differs in the fewest parameters, the first evaluated of several."""
+    """For each code the evaluated one that differs in the fewest parameters, the first evaluated of several.
+
+    What is inactive in one of them is no difference.
+    """
     if not len(seen):
         yield from [None] * len(codes)
         return
-    theirs = space.array(seen.codes)
-    for mine in space.array(codes):
-        changes = (mine != theirs).sum(1)
+    theirs, rows = space.array(seen.codes), space.array(codes)
+    counted = space.active(theirs)
+    for mine, active in zip(rows, space.active(rows), strict=True):
+        changes = ((mine != theirs) & counted & active).sum(1)
         place = int(changes.argmin())
         yield {"code": seen.codes[place], "value": seen.scores[place], "changes": int(changes[place])}
 

@@ -32,7 +32,7 @@ MODEL = ("checkpoint", "base", "quantization", "engine")  # the options of ``mod
 HELP = """Search for the best configuration of a space.
 
 SPACE is a YAML or JSON file: names with their options, like `rank: [4, 8, 16]`, a list of option counts, or a
-discrete ConfigSpace's JSON.
+discrete ConfigSpace's JSON. It may forbid combinations and have conditional parameters (docs/howto/constraints.md).
 
 \b
 A benchmark table is space and objective in one:
@@ -176,7 +176,8 @@ def search(
         closing(goal),
     ):
         opened.prepare(goal, here=not cluster)
-        click.echo(f"{plain(name)}: {counted(plan.space.size, 'configuration')}; loading the model ...", err=True)
+        size = plan.space.count or plan.space.size
+        click.echo(f"{plain(name)}: {counted(size, 'configuration')}; loading the model ...", err=True)
         loading = load_ranker(**model, space=plan.space, pool_size=plan.options.pool_size)
         with resumable(), loading as ranker, progress(trials, seconds) as show:
             workers = workers or slots

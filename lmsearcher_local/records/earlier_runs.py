@@ -7,7 +7,7 @@ new one has, the earlier search says nothing.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +47,15 @@ def read_earlier(source: str | Path | Study, space: SearchSpace, direction: Dire
     """
     name, theirs = named(source), parameters_of(source, space)
     both = {own: options for own, options in space.describe().items() if own in theirs}
+    where, when = space.constraints.among([*both]) if space.constraints else ([], {})
+    both = {own: options for own, options in both.items() if own not in space.when or own in when}
     if not theirs:
         raise HistoryError(f"{name} holds no trial with a value")
     if not both:
         raise HistoryError(
             f"{name} has no parameter of this space: it has {', '.join(theirs)}, this space {', '.join(space.names)}"
         )
-    shared = SearchSpace(both)
+    shared = SearchSpace(both, where=where, when=when)
     found = read_history(source, shared, others=True)
     told = Told(1.0 if (found.direction or direction) == "maximize" else -1.0)
     for code, value in found.entries:
@@ -97,7 +99,7 @@ def parameters_of(source: str | Path | Study, space: SearchSpace) -> list[str]:
     if isinstance(opened, Study):
         check_objectives(opened, named(source))
         trials = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return _usual([trial.params for trial in trials])
+        return _usual([trial.params for trial in trials], space.when)
     return _of_file(opened, space)
 
 
@@ -120,14 +122,14 @@ def _of_file(file: File, space: SearchSpace) -> list[str]:
             rows.append(dict.fromkeys(parameter_names(key for key in item if key not in COLUMNS)))
         elif keys & ({*space.names} - {"value"}):
             rows.append(dict.fromkeys(key for key in item if key != "value"))
-    return _usual(rows) if rows else bare
+    return _usual(rows, space.when) if rows else bare
 
 
-def _usual(configurations: Iterable[Mapping[str, object]]) -> list[str]:
-    """The names that more than half of them have; all others would cost most trials."""
+def _usual(configurations: Iterable[Mapping[str, object]], conditional: Container[str] = ()) -> list[str]:
+    """The names that more than half of them have, all others would cost most trials; and any that may be inactive."""
     rows = [*configurations]
     counts = Counter(name for row in rows for name in row)
-    return [name for name, count in counts.items() if 2 * count > len(rows)]
+    return [name for name, count in counts.items() if 2 * count > len(rows) or name in conditional]
 
 
 def _difference(name: str, theirs: Iterable[str], ours: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import HistoryError, StudyError, brief
-from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept_plan, stored_study
+from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept_plan, planned_space, stored_study
 from lmsearcher_local.spaces.files import (
     BREAKS,
     COLUMNS,
@@ -28,6 +28,7 @@ from lmsearcher_local.spaces.files import (
     ByValue,
     Candidates,
     Unfit,
+    accepted,
     checked_code,
     configurations,
     header_of,
@@ -217,7 +218,7 @@ def _searched(folder: Path) -> Searched | None:
     if plan is None:
         return None
     try:
-        return Searched(SearchSpace(dict(plan["space"])), plan["direction"])
+        return Searched(planned_space(plan), plan["direction"])
     except (LookupError, TypeError, ValueError) as error:
         raise StudyError(f"{folder} holds what no search of this package wrote ({error})") from error
 
@@ -322,12 +323,12 @@ class Translated:
     """Codes of one space as codes of another, by parameter name and value."""
 
     def __init__(self, theirs: SearchSpace, ours: SearchSpace, others: bool = False) -> None:
-        self._theirs = theirs
+        self._theirs, self._ours = theirs, ours
         self._read = None if theirs is ours else ByValue(ours, others)
 
     def __call__(self, code: object, where: str) -> object:
         if self._read is None:
-            return code
+            return accepted(self._ours, code) if isinstance(code, str) and self._ours.names_options(code) else code
         return self._read.code(self._theirs.decode(checked_code(self._theirs, code, where)))
 
 

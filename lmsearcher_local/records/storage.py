@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from lmsearcher_local.errors import StudyError
+from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.interrupts import undisturbed
 
 JOURNAL = "study.journal"
@@ -86,6 +88,15 @@ def kept_plan(folder: Path) -> dict[str, Any] | None:
     here = (folder / JOURNAL).is_file()
     plan = stored_study(folder).user_attrs.get(PLAN) if here else elsewhere(folder).get("plan")
     return plan if isinstance(plan, dict) else None
+
+
+def planned_space(plan: Mapping[str, Any]) -> SearchSpace:
+    """The space of a search's plan, without a predicate.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is not as a search writes it.
+    """
+    return SearchSpace(dict(plan["space"]), where=plan.get("where") or (), when=plan.get("when"))
 
 
 def elsewhere(folder: Path) -> dict[str, Any]:

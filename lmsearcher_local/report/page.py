@@ -169,18 +169,18 @@ def aligned(values: Sequence[float]) -> list[str]:
 def importance(result: "Result") -> dict[str, float]:
     """What share of reaching the best tenth of the trials each parameter has (PED-ANOVA), largest first.
 
-    Nothing where there are too few trials, or where all parameters matter as little.
+    Nothing where there are too few trials, or where all parameters matter as little. Those that are not active in all
+    trials are left out.
     """
     import optuna
-    from optuna.trial import create_trial
 
-    from lmsearcher_local.spaces.distributions import distributions
+    from lmsearcher_local.spaces.distributions import trial_of
 
-    told, kinds = [trial for trial in result.trials if trial.value is not None], distributions(result.space)
+    told = [trial for trial in result.trials if trial.value is not None]
     if len(told) < FEW:
         return {}
     study = optuna.create_study(direction=result.direction)  # in memory: the search's trials alone
-    study.add_trials([create_trial(params=t.configuration, distributions=kinds, value=t.value) for t in told])
+    study.add_trials([trial_of(result.space, t.configuration, value=t.value) for t in told])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that all are equal, which is then not shown
         shares: dict[str, float] = optuna.importance.get_param_importances(study)

@@ -209,15 +209,16 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
         values = trial.system_attrs.get(CLAIM, {}) | internals.enqueued_values(trial) | values
     space = group.state.space
     code = encode(group.kinds, cuts, space, values)
-    return code if code is None or space.valid is None or code in space else None
+    return code if code is None or space.unrestricted or code in space else None
 
 
 def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Values that the code stands for; within a bin they are random."""
-    values = {}
-    for (name, kind), index in zip(group.kinds.items(), group.state.space.indices(code), strict=True):
-        low, high = edges(kind)[index : index + 2]
-        values[name] = draw(kind, low, high, rng)
+    """Values of active parameters that the code stands for; within a bin they are random."""
+    values, rows = {}, group.state.space.array([code])
+    for (name, kind), index, active in zip(group.kinds.items(), *rows, *group.state.space.active(rows), strict=True):
+        if active:
+            low, high = edges(kind)[index : index + 2]
+            values[name] = draw(kind, low, high, rng)
     return values
 
 

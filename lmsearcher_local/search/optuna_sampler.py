@@ -60,7 +60,8 @@ class LMSearcherSampler(BaseSampler):
 
     Args:
         ranker: the model.
-        space: what to search, if fixed; ``trial.suggest_categorical`` must name its parameters and their options.
+        space: what to search, if fixed; ``trial.suggest_categorical`` must name its parameters and their options, and
+            those with a condition where it holds only.
         gpu: "shared", the default where the engine can sleep: the model leaves the card when a trial has its values,
             and is back for the next question; "kept": it stays. With ``n_jobs`` above 1 it also comes back while other
             trials run, so there its memory must be free all the time.
@@ -168,7 +169,7 @@ class LMSearcherSampler(BaseSampler):
             self._groups.read(study)
             known, space = self._fixed.state.known, self._fixed.state.space
             # With a predicate the number of valid codes is not known: the next trial finds that there is none.
-            if USED_UP in trial.system_attrs or len(known) == space.size:
+            if USED_UP in trial.system_attrs or len(known) == space.count:
                 with suppress(RuntimeError):  # trials are asked and told by hand: there is no loop to stop
                     study.stop()
 
@@ -186,6 +187,8 @@ class LMSearcherSampler(BaseSampler):
         if self._fixed:
             if reason := internals.read_trial(study, trial).system_attrs.get(USED_UP):
                 raise NoConfiguration(reason)
+            if self._fixed.kinds.get(param_name) == param_distribution and param_name in self._fixed.state.space.when:
+                raise StudyError(f"{param_name!r} is suggested where the sampler's space says that it is inactive")
             allowed = ", ".join(self._fixed.kinds)
             raise StudyError(f"{param_name!r} with these options is not in the sampler's search space of {allowed}")
         random = RandomSampler(seed=crc32(f"{self._options.seed} {trial.number} {param_name}".encode()))

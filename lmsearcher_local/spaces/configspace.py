@@ -1,4 +1,5 @@
-"""Spaces that ConfigSpace wrote as JSON, read without it: each discrete hyperparameter becomes a list of options."""
+"""Spaces that ConfigSpace wrote as JSON, read without it: each discrete hyperparameter becomes a list of options, each
+condition an expression of ``when``, each forbidden clause one of ``where``."""
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -6,6 +7,8 @@ from typing import Any, TypeGuard
 from lmsearcher_local.errors import SpaceError, brief
 
 LONGEST = 1000  # options that an integer or quantised range may come to
+NESTED = 20  # clauses within each other
+SIGNS = {"EQ": "==", "EQUALS": "==", "NEQ": "!=", "LT": "<", "LE": "<=", "GT": ">", "GE": ">="}
 
 
 def is_configspace(parameters: object) -> TypeGuard[Mapping[str, Any]]:
@@ -16,27 +19,91 @@ def is_configspace(parameters: object) -> TypeGuard[Mapping[str, Any]]:
     return all(isinstance(item, Mapping) and {"name", "type"} <= item.keys() for item in found)
 
 
-def configspace_options(serialised: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The options of each hyperparameter, in the file's order.
+def configspace_parts(serialised: Mapping[str, Any]) -> tuple[dict[str, list[Any]], list[str], dict[str, str]]:
+    """The options of each hyperparameter, in the file's order, and the expressions of ``where`` and ``when``.
 
     Categories and sequences are taken as they are; a constant is a parameter with one option; integers and quantised
     floats (``q``, of ConfigSpace before 1.0) are listed. Weights, defaults and logarithmic scales say nothing about
     which options there are.
 
     Raises:
-        SpaceError: there are conditions or forbidden clauses, a continuous range, one of too many values, or a
-            hyperparameter that is none of these.
+        SpaceError: there is a continuous range, one of too many values, a hyperparameter that is none of these, or a
+            condition or forbidden clause that cannot be read.
     """
-    for key, what in (("conditions", "conditions between parameters"), ("forbiddens", "forbidden clauses")):
-        if serialised.get(key):
-            raise SpaceError(f"{what} cannot be imported; a space lists every combination of its options")
     found: dict[str, list[Any]] = {}
     for item in serialised["hyperparameters"]:
         name = item["name"]
         if not isinstance(name, str) or name in found:
             raise SpaceError(f"each hyperparameter has a name of its own, which is text; {brief(name)} is not")
         found[name] = _options(item)
-    return found
+    ordinal = {item["name"] for item in serialised["hyperparameters"] if item["type"] == "ordinal"}
+    when: dict[str, str] = {}
+    for clause in _listed(serialised, "conditions"):
+        child, text = _text(clause.get("child")), _expression(clause, found, ordinal)
+        when[child] = f"({when[child]}) and ({text})" if child in when else text
+    where = [f"not ({_expression(clause, found, ordinal)})" for clause in _listed(serialised, "forbiddens")]
+    return found, where, when
+
+
+def _listed(serialised: Mapping[str, Any], key: str) -> list[Any]:
+    clauses = serialised.get(key) or []
+    if not isinstance(clauses, list) or not all(isinstance(clause, Mapping) for clause in clauses):
+        raise SpaceError(f"{key} are a list of clauses, not {brief(clauses)}")
+    return clauses
+
+
+def _expression(clause: Any, options: Mapping[str, list[Any]], ordinal: set[str], depth: int = 0) -> str:
+    """A condition or a forbidden clause as an expression; of an ordinal, LT and GT mean the order of its options."""
+    if not isinstance(clause, Mapping) or depth > NESTED:
+        raise SpaceError(f"a clause is an object with a type, not {brief(clause)}, and not nested {NESTED} deep")
+    kind = str(clause.get("type"))
+    if kind in ("AND", "OR"):
+        parts = clause.get("conditions", clause.get("clauses"))
+        if not isinstance(parts, list) or not parts:
+            raise SpaceError(f"a clause of the type {kind} has no list of conditions or clauses")
+        return f" {kind.lower()} ".join(f"({_expression(part, options, ordinal, depth + 1)})" for part in parts)
+    if kind.startswith("RELATION"):
+        sign = SIGNS.get(str(clause.get("lambda")) if kind == "RELATION" else kind.removeprefix("RELATION_"))
+        sides = [_known(clause.get(side), options) for side in ("left", "right")]
+        if sign is None or (sign != "==" and any(side in ordinal for side in sides)):
+            raise SpaceError(f"there is no way to import the relation {brief(dict(clause))}")
+        return f"{_name(sides[0])} {sign} {_name(sides[1])}"
+    name = _known(clause.get("parent", clause.get("name")), options)
+    if kind == "IN":
+        listed = clause.get("values")
+        if not isinstance(listed, list) or not listed:
+            raise SpaceError(f"a clause of the type IN has no list of values: {brief(dict(clause))}")
+        return f"{_name(name)} in {listed!r}"
+    sign = SIGNS.get(kind.removeprefix("CLAUSE_"))
+    if sign is None or "value" not in clause:
+        raise SpaceError(f"there is no way to import the clause {brief(dict(clause))}")
+    value = clause["value"]
+    if sign in ("==", "!=") or name not in ordinal:
+        return f"{_name(name)} {sign} {value!r}"
+    if value not in options[name]:
+        raise SpaceError(f"{name} has no option {brief(value)}, which a clause names")
+    at = options[name].index(value)
+    places = {"<": range(at), "<=": range(at + 1), ">": range(at + 1, len(options[name]))}
+    return f"{_name(name)} in {[options[name][i] for i in places.get(sign, range(at, len(options[name])))]!r}"
+
+
+def _known(name: object, options: Mapping[str, list[Any]]) -> str:
+    if not isinstance(name, str) or name not in options:
+        raise SpaceError(f"a clause names {brief(name)}, which is no hyperparameter")
+    return name
+
+
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise SpaceError(f"a condition names its child by text, not by {brief(name)}")
+    return name
+
+
+def _name(name: str) -> str:
+    """A hyperparameter as an expression names it."""
+    if "{" in name or "}" in name:
+        raise SpaceError(f"no expression can name {brief(name)}, which has braces")
+    return f"{{{name}}}"
 
 
 def _options(item: Mapping[str, Any]) -> list[Any]:

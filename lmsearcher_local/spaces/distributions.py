@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, create_trial
 
 from lmsearcher_local.errors import SpaceError
-from lmsearcher_local.spaces.space import Option, SearchSpace
+from lmsearcher_local.spaces.space import Configuration, Option, SearchSpace
 from lmsearcher_local.system import optuna_internals as internals
 
 LISTED = 32  # an integer or stepped parameter with at most so many values has an option for each
@@ -38,6 +39,12 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
                 pair = f"{listed[place]!r} and {listed[i]!r}"
                 raise SpaceError(f"{name}: Optuna, which keeps a search, cannot tell {pair} apart; write one as text")
     return kinds
+
+
+def trial_of(space: SearchSpace, configuration: Configuration, **more: Any) -> FrozenTrial:
+    """A trial of a configuration, which has active parameters only; ``more`` is as ``create_trial`` takes it."""
+    kinds = distributions(space)
+    return create_trial(params=configuration, distributions={name: kinds[name] for name in configuration}, **more)
 
 
 def space_of(kinds: dict[str, BaseDistribution]) -> SearchSpace:
@@ -107,14 +114,14 @@ def encode(
     Args:
         cuts: the edges of each.
     """
-    if not kinds.keys() <= values.keys():
+    if not space.when and not kinds.keys() <= values.keys():
         return None
     try:
-        units = [to_units(kind, values[name]) for name, kind in kinds.items()]
-    except ValueError:
+        units = {name: to_units(kind, values[name]) for name, kind in kinds.items() if name in values}
+        indices = {name: min(bisect_right(cuts[name], unit), len(cuts[name]) - 1) - 1 for name, unit in units.items()}
+        return space.code(space.complete(indices) if space.when else [*indices.values()])
+    except ValueError:  # also a SpaceError: an active parameter is missing
         return None
-    places = zip(units, cuts.values(), strict=True)
-    return space.code([min(bisect_right(ends, unit), len(ends) - 1) - 1 for unit, ends in places])
 
 
 def draw(kind: BaseDistribution, low: float, high: float, rng: np.random.Generator) -> Any:

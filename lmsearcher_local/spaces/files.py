@@ -162,17 +162,19 @@ def parameter_names(columns: Iterable[str]) -> list[str]:
 def _code_of_cells(
     space: SearchSpace, cells: Sequence[str], spellings: list[dict[str, int]], bits: bool
 ) -> str | Unfit:
-    indices = []
+    indices: dict[str, int] = {}
     for name, options, cell, known in zip(space.names, space.options, cells, spellings, strict=True):
         index = known.get(cell)
         if index is None:
             index = known[cell] = _numeric(options, cell, bits)
+        if index == -1 and not cell and name in space.when:
+            continue
         if index == AMBIGUOUS:
             return Unfit(f"{name} has several options that are written {brief(cell)}")
         if index < 0:
             return Unfit(f"{name} has no option {brief(cell)}; allowed: {', '.join(map(repr, options))}")
-        indices.append(index)
-    return accepted(space, space.code(indices))
+        indices[name] = index
+    return completed(space, indices)
 
 
 def _spellings(options: Sequence[Option]) -> dict[str, int]:
@@ -224,23 +226,38 @@ class ByValue:
             self._indices.append(exact)
 
     def code(self, configuration: Mapping[str, object]) -> str | Unfit:
-        """The code of a configuration that names exactly the parameters of the space, or why it has none."""
-        space, indices, names = self._space, [], set(configuration)
-        if names != set(self._space.names) and not (self._others and names >= set(self._space.names)):
+        """The code of a configuration that names the parameters of the space, or why it has none. Inactive ones may be
+        named or missing."""
+        space, names = self._space, set(configuration)
+        indices: dict[str, int] = {}
+        unknown = set() if self._others else names - set(space.names)
+        if unknown or not names >= set(space.names) - space.when.keys():
             got = ", ".join(map(str, configuration)) or "none"
             return Unfit(f"a configuration names exactly {', '.join(space.names)}; got {got}")
         for name, options, known in zip(space.names, space.options, self._indices, strict=True):
+            if configuration.get(name) is None and name in space.when and None not in options:
+                continue
             value, index = configuration[name], None
             if isinstance(value, Option):
                 index = known.get((type(value), value), known.get(value) if _is_number(value) else None)
             if index is None:
                 return Unfit(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
-            indices.append(index)
-        return accepted(space, space.code(indices))
+            indices[name] = index
+        return completed(space, indices)
+
+
+def completed(space: SearchSpace, indices: Mapping[str, int]) -> str | Unfit:
+    """The code of option indices, where those of inactive parameters may be missing."""
+    try:
+        return accepted(space, space.code(space.complete(indices)))
+    except SpaceError as error:
+        if error.__cause__ is not None:  # the predicate itself failed
+            raise
+        return Unfit(str(error))
 
 
 def accepted(space: SearchSpace, code: str) -> str | Unfit:
-    """The code, where the space's predicate accepts it."""
+    """The code, where the space's expressions and predicate accept it."""
     try:
         space.decode(code)
     except SpaceError as error:

@@ -35,6 +35,8 @@ def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Coll
     found: list[str] = []
     if n < 1:
         return found
+    if space.constraints is not None:
+        return _constrained(space, rng, n, taken)
     for _ in range(ROUNDS):
         rows = rng.integers(0, space.sizes, size=(100 + 2 * n, len(space.sizes)))
         if space.is_listed:
@@ -55,6 +57,31 @@ def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Coll
     rest = np.flatnonzero(left)
     picked = rest[rng.permutation(len(rest))[: n - len(found)]]
     return found + space.codes(np.stack(np.unravel_index(picked, space.sizes), axis=1))
+
+
+def _constrained(space: "SearchSpace", rng: np.random.Generator, n: int, taken: set[str]) -> list[str]:
+    """The same where there are expressions: none of the codes drawn breaks one."""
+    assert space.constraints is not None
+    found: list[str] = []
+    total = space.size if space.count is None else space.count
+    if not total:
+        return found
+    for _ in range(ROUNDS):
+        rows = space.constraints.draw(rng, n + min(n, 100))
+        for row, code in zip(rows, space.codes(rows), strict=True):
+            if code not in taken and (space.valid is None or space.accepts(row)):
+                taken.add(code)
+                found.append(code)
+                if len(found) == n:
+                    return found
+        if not len(rows):
+            break
+        if space.enumerable and len(taken) > total // 4:
+            break  # what is left is listed rather than waited for
+    if space.enumerable:
+        left = [code for code in space.codes(space.rows) if code not in taken]
+        return found + [left[i] for i in rng.permutation(len(left))[: n - len(found)]]
+    return found + search(space, Random(int(rng.integers(1 << 62))), n - len(found), taken) if len(rows) else found
 
 
 def search(space: "SearchSpace", random: Random, n: int, taken: set[str]) -> list[str]:
@@ -86,6 +113,10 @@ def search(space: "SearchSpace", random: Random, n: int, taken: set[str]) -> lis
 
 def _draws(space: "SearchSpace", random: Random) -> Iterator[str | None]:
     """Random configurations, as far as they are valid codes."""
+    rng = np.random.default_rng(random.getrandbits(62)) if space.constraints else None
+    while rng is not None and space.constraints is not None:
+        for row in space.constraints.draw(rng, TURN):
+            yield space.code(row) if space.accepts(row) else None
     while True:
         indices = _drawn(space, random)
         yield space.code(indices) if space.accepts(indices) else None
@@ -150,7 +181,7 @@ def _descents(space: "SearchSpace", random: Random, taken: Collection[str]) -> I
 def _traced(space: "SearchSpace", indices: Sequence[int]) -> tuple[bool, list[int]]:
     """Whether a configuration is valid, and which parameters the predicate read, in what order."""
     if space.valid is None:
-        return True, []
+        return space.accepts(indices), []
     watched = _Watched(space.configuration(indices))
     try:
         accepted = bool(space.valid(watched))

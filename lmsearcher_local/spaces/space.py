@@ -5,9 +5,9 @@ A parameter with more than ten options takes a fixed number of digits: every cod
 """
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -15,20 +15,23 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lmsearcher_local.errors import SpaceError, SpaceWarning, brief
-from lmsearcher_local.spaces.configspace import configspace_options, is_configspace
+from lmsearcher_local.errors import SpaceError, brief
+from lmsearcher_local.spaces.constraints import Constraints
+from lmsearcher_local.spaces.options import (
+    NUMBERS,
+    Option,
+    Typed,
+    check_size,
+    checked_count,
+    checked_options,
+    sequence,
+    typed,
+)
 from lmsearcher_local.spaces.sampling import FIRST_TRIES, sample
-from lmsearcher_local.system.documents import parse_json, parse_yaml
+from lmsearcher_local.spaces.space_files import read_space_file, warn
 
-Option: TypeAlias = str | int | float | bool | None
 Configuration: TypeAlias = dict[str, Option]
-Typed: TypeAlias = tuple[str, Any]  # an option and its kind
 
-KINDS = {"bool": bool, "int": int, "float": float, "text": str, "null": type(None)}  # a boolean is an int, too
-NUMBERS = {"int": "float", "float": "int"}  # each kind of number, and the other
-
-OPTIONS, DIGITS = 100_000, 1000  # that a space has at most: options in all, digits of a code
-FILE_BYTES = 1 << 18  # that a space file has at most
 ENUMERABLE = 1_000_000  # codes of a space that may be listed
 
 
@@ -41,26 +44,32 @@ class SearchSpace:
             differ: ``1``, ``1.0`` and ``True`` are three.
         valid: optional predicate on a configuration, which is a new dictionary each time; codes for which it returns
             a false value are not in the space. Equal configurations must get equal answers.
+        where: expressions (``expressions.py``) that every configuration satisfies, as ``"rank <= alpha"``.
+        when: by parameter the expression that says when it is active, as ``{"momentum": "optimizer == 'sgd'"}``. A
+            configuration has active parameters only; in a code, an inactive one has its first option.
 
     Raises:
-        SpaceError: no position, an empty position, options that are repeated or not in a fixed order, or a
-            predicate that accepts nothing.
+        SpaceError: no position, an empty position, options that are repeated or not in a fixed order, an expression
+            that is none, conditions in a circle, or nothing that predicate and expressions accept.
     """
 
     def __init__(
         self,
         parameters: Sequence[int] | Mapping[str, Sequence[Option]],
         valid: Callable[[Configuration], Any] | None = None,
+        *,
+        where: Sequence[str] = (),
+        when: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(parameters, Mapping):
-            named = {name: _checked_options(name, options) for name, options in parameters.items()}
+            named = {name: checked_options(name, options) for name, options in parameters.items()}
         else:
-            counts = [_checked_count(i, count) for i, count in enumerate(_sequence(parameters))]
-            _check_size(counts)  # before that many are made
+            counts = [checked_count(i, count) for i, count in enumerate(sequence(parameters))]
+            check_size(counts)  # before that many are made
             named = {f"p{i}": tuple(range(count)) for i, count in enumerate(counts)}
         if not named:
             raise SpaceError("a search space needs at least one parameter, this one has none")
-        _check_size([len(options) for options in named.values()])
+        check_size([len(options) for options in named.values()])
         self.names: tuple[str, ...] = tuple(named)
         self.options: tuple[tuple[Option, ...], ...] = tuple(named.values())
         self.sizes: tuple[int, ...] = tuple(len(options) for options in self.options)
@@ -69,18 +78,28 @@ class SearchSpace:
         self.code_length = sum(self._widths)
         self._at = np.repeat(np.arange(len(self.sizes)), self._widths)  # the parameter of each digit of a code
         self._powers = np.array([10**power for width in self._widths for power in reversed(range(width))])
+        self.constraints = Constraints(self.names, self.options, where, when or {}) if where or when else None
+        self.where, self.when = tuple(where or ()), dict(when or {})
         self.anchor: tuple[str, ...] = ()  # a valid code, from which others are found
-        if valid is not None:
+        if not self.unrestricted:
             self.anchor = tuple(self.sample(np.random.default_rng(0), 1))
-            if not self.anchor and self.enumerable:
-                raise SpaceError("the validity predicate accepts no configuration of this space")
             if not self.anchor:
-                raise SpaceError(f"the validity predicate accepted none of {FIRST_TRIES:,} configurations tried")
+                raise SpaceError(self._nothing_valid())
+
+    def _nothing_valid(self) -> str:
+        if self.constraints is None and self.enumerable:
+            return "the validity predicate accepts no configuration of this space"
+        if self.constraints is None:
+            return f"the validity predicate accepted none of {FIRST_TRIES:,} configurations tried"
+        if self.constraints.count == 0:
+            return "no configuration of this space satisfies where and when"
+        also = "" if self.valid is None else ", and that the validity predicate accepts,"
+        return f"no configuration that satisfies where and when{also} was found"
 
     @classmethod
     def load(cls, path: str | Path) -> "SearchSpace":
-        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options, or from a
-        ConfigSpace's JSON.
+        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options, from one with
+        ``parameters``, ``where`` and ``when``, or from a ConfigSpace's JSON.
 
         YAML is that of version 1.2: ``1e-4`` is a number, ``yes`` is text. Where text looks like a number
         (``'0.1'``, ``1_000``) a ``SpaceWarning`` says so.
@@ -89,32 +108,16 @@ class SearchSpace:
             SpaceError: the file is missing, is not YAML or JSON, has a key twice, or describes no discrete space.
         """
         path = Path(path)
-        kind, parse = ("JSON", _json) if path.suffix == ".json" else ("YAML", parse_yaml)
+        parameters, where, when = read_space_file(path)
         try:
-            with path.open("rb") as stream:
-                content = stream.read(FILE_BYTES + 1)
-            if len(content) > FILE_BYTES:
-                raise SpaceError(f"{path} is no space file: it is longer than {FILE_BYTES:,} bytes")
-            parameters = parse(content.decode("utf-8-sig"))
-        except OSError as error:
-            raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from error
-        except SpaceError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise SpaceError(f"{path} is not valid {kind}: {error}") from error
-        if not isinstance(parameters, (dict, list)):
-            raise SpaceError(f"{path} must hold a list of option counts or a mapping from parameter name to options")
-        try:
-            space = cls(configspace_options(parameters) if is_configspace(parameters) else parameters)
+            space = cls(parameters, where=where, when=when)
         except SpaceError as error:
             raise SpaceError(f"{path}: {error}") from error
-        for name, options in space.describe().items():
-            if text := next((option for option in options if _looks_like_a_number(option)), None):
-                warnings.warn(f"{path}: {name} offers {text!r} as text, not as a number", SpaceWarning, 2)
+        warn(path, space.describe())
         return space
 
     def __repr__(self) -> str:
-        return f"SearchSpace({len(self.sizes)} parameters, {self.size} configurations)"
+        return f"SearchSpace({len(self.sizes)} parameters, {self.count or self.size} configurations)"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SearchSpace):
@@ -122,6 +125,7 @@ class SearchSpace:
         if self is other:
             return True
         alike = hash(self) == hash(other) and self.names == other.names and self.valid is other.valid
+        alike = alike and (self.where, self.when) == (other.where, other.when)
         return alike and self._places == other._places
 
     def __hash__(self) -> int:
@@ -129,7 +133,7 @@ class SearchSpace:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.names, *map(tuple, self._places)))
+        return hash((self.names, self.where, *self.when.items(), *map(tuple, self._places)))
 
     @cached_property
     def _places(self) -> list[dict[Typed, int]]:
@@ -137,7 +141,7 @@ class SearchSpace:
         return [{typed(option): i for i, option in enumerate(options)} for options in self.options]
 
     def describe(self) -> dict[str, list[Option]]:
-        """The mapping name -> options, as ``SearchSpace`` takes it and as JSON holds it."""
+        """The mapping name -> options, as ``SearchSpace`` takes it and JSON holds it, without expressions."""
         return {name: list(options) for name, options in zip(self.names, self.options, strict=True)}
 
     @cached_property
@@ -163,13 +167,23 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """The number of codes, before the validity predicate."""
+        """The number of combinations of options, allowed or not."""
         return math.prod(self.sizes)
+
+    @property
+    def unrestricted(self) -> bool:
+        """Whether every combination of options is a configuration."""
+        return self.valid is None and self.constraints is None
+
+    @property
+    def count(self) -> int | None:
+        """The number of configurations, as far as expressions say it; nothing where it is too hard to count."""
+        return self.size if self.constraints is None else self.constraints.count
 
     @property
     def enumerable(self) -> bool:
         """Whether the space is small enough to list its valid codes, so that it is known when they are used up."""
-        return self.size <= ENUMERABLE
+        return min(self.size, self.size if self.count is None else self.count) <= ENUMERABLE
 
     @property
     def is_listed(self) -> bool:
@@ -179,9 +193,17 @@ class SearchSpace:
     @cached_property
     def listed(self) -> np.ndarray:
         """Which codes are valid, in lexicographic order: bool ``[size]``, of an ``enumerable`` space."""
-        if self.valid is None:
+        if self.unrestricted:
             return np.ones(self.size, dtype=bool)
         return np.fromiter(map(self.accepts, product(*map(range, self.sizes))), dtype=bool, count=self.size)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The valid codes of an ``enumerable`` space in lexicographic order, as option indices ``[n, positions]``."""
+        if self.constraints is None or self.count is None:
+            return np.stack(np.unravel_index(np.flatnonzero(self.listed), self.sizes), axis=1)
+        found = self.constraints.listed()
+        return found if self.valid is None else found[self.accepted(found)]
 
     def code(self, indices: Sequence[int]) -> str:
         """The NCode of option indices, one per parameter. Indices are trusted: they come from this package."""
@@ -208,50 +230,66 @@ class SearchSpace:
         """The NCode of a configuration.
 
         Raises:
-            SpaceError: a parameter is missing or unknown, an option is unknown, or the predicate refuses it.
+            SpaceError: an active parameter is missing, one is unknown, an option is unknown, or it is not accepted.
         """
-        if set(configuration) != set(self.names):
+        if not set(configuration) <= set(self.names):
             got = ", ".join(map(str, configuration))
             raise SpaceError(f"a configuration names exactly {', '.join(self.names)}; got {got}")
-        indices = []
+        indices: dict[str, int] = {}
         for name, options, places in zip(self.names, self.options, self._places, strict=True):
+            if name not in configuration:
+                continue
             kind, value = typed(configuration[name])
             index = places.get((kind, value)) if kind else None
             if index is None and kind in NUMBERS:  # 1.0 means the option 1 where there is no 1.0
                 index = places.get((NUMBERS[kind], value))
             if index is None:
                 raise SpaceError(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
-            indices.append(index)
-        code = self.code(indices)
+            indices[name] = index
+        code = self.code(self.complete(indices))
         self.decode(code)
         return code
+
+    def complete(self, known: Mapping[str, int]) -> tuple[int, ...]:
+        """The option indices of a configuration; for inactive parameters, known or not, those of their first options.
+
+        Raises:
+            SpaceError: one of an active parameter is missing.
+        """
+        found = [known.get(name) for name in self.names]
+        if self.constraints is not None:
+            found = self.constraints.complete(found)
+        complete = tuple(index for index in found if index is not None)
+        if len(complete) < len(found):
+            got = ", ".join(name for name in self.names if name in known) or "none"
+            which = "exactly" if not self.when else "every active one of"
+            raise SpaceError(f"a configuration names {which} {', '.join(self.names)}; got {got}")
+        return complete
 
     def decode(self, code: str) -> Configuration:
         """The configuration that a code names.
 
         Raises:
-            SpaceError: the code is not of this space or the validity predicate refuses it.
+            SpaceError: the code is not of this space, breaks an expression, or the validity predicate refuses it.
         """
         indices = self.indices(code)
         configuration = self.configuration(indices)
-        if not self.accepts(indices):
+        if self.constraints and (broken := self.constraints.broken(np.array(indices))):
+            raise SpaceError(f"{code!r} names a configuration that breaks {broken!r}: {configuration}")
+        if not self._satisfies(indices):
             raise SpaceError(f"{code!r} names a configuration that the validity predicate refuses: {configuration}")
         return configuration
 
     def names_options(self, code: str) -> bool:
         """Whether a code is of this space, whatever the predicate says."""
-        try:
-            self.indices(code)
-        except SpaceError:
-            return False
-        return True
+        with suppress(SpaceError):
+            return bool(self.indices(code))
+        return False
 
     def __contains__(self, code: str) -> bool:
-        try:
-            self.decode(code)
-        except SpaceError:
-            return False
-        return True
+        with suppress(SpaceError):
+            return self.decode(code) is not None
+        return False
 
     def array(self, codes: Sequence[str]) -> np.ndarray:
         """Option indices of codes, int64 of shape ``[len(codes), positions]``.
@@ -283,21 +321,27 @@ class SearchSpace:
         In a space of at most ``ENUMERABLE`` codes every valid code is equally likely, and fewer come back only when
         there are no more. The first time that random draws find too little there, the valid codes are listed once.
 
-        In a larger space the same holds as long as random draws find enough. Where the predicate refuses nearly all of
-        them, the rest is searched for (``sampling``): those codes are valid and spread over the space, but not equally
-        likely. Fewer come back when ``MORE_TRIES`` configurations in a row were not valid and new, none when ``TRIES``
-        were, which is no proof that there are no more.
+        In a larger space the same holds as long as random draws find enough; what expressions forbid is not drawn where
+        ``count`` is known. Else the rest is searched for (``sampling``): those codes are valid and spread over the
+        space, but not equally likely. Fewer come back when ``MORE_TRIES`` configurations in a row were not valid and
+        new, none when ``TRIES`` were, which is no proof that there are no more.
         """
         return sample(self, rng, n, exclude)
 
     def enumerate(self) -> Iterator[str]:
         """Every valid code, in lexicographic order."""
+        if self.constraints is not None and self.enumerable:
+            yield from self.codes(self.rows)
+            return
         for indices in product(*map(range, self.sizes)):
             if self.accepts(indices):
                 yield self.code(indices)
 
     def neighbours(self, code: str) -> list[str]:
-        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change."""
+        """Every valid code that differs from ``code`` in exactly one parameter, in lexicographic order of change.
+
+        With conditions, those parameters that it makes inactive, or active, also take their first option.
+        """
         return self.codes(self.neighbour_rows(self.array([code])[0]))
 
     def neighbour_rows(self, origin: np.ndarray, options: Sequence[Sequence[int]] | None = None) -> np.ndarray:
@@ -311,18 +355,35 @@ class SearchSpace:
         changed = indices != origin[positions]
         rows = np.tile(origin, (int(np.count_nonzero(changed)), 1))
         rows[np.arange(len(rows)), positions[changed]] = indices[changed]
-        return rows if self.valid is None else rows[[self.accepts(row) for row in rows.tolist()]]
+        if self.constraints is not None:
+            rows = self.constraints.reset(rows)
+            rows = np.unique(rows[(rows != origin).any(1)], axis=0)
+        return rows[self.accepted(rows)]
 
     def configuration(self, indices: Sequence[int]) -> Configuration:
-        """The configuration of option indices, a new dictionary."""
-        return {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
+        """The configuration of option indices, a new dictionary of what is active."""
+        found = {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
+        if self.when:
+            active = self.active(np.array([indices]))[0]
+            found = {name: option for (name, option), counts in zip(found.items(), active, strict=True) if counts}
+        return found
+
+    def active(self, rows: np.ndarray) -> np.ndarray:
+        """Which parameters are active, bool ``[n, positions]``, in codes given as option indices of that shape."""
+        return np.ones(rows.shape, dtype=bool) if self.constraints is None else self.constraints.active(rows)
 
     def accepts(self, indices: Sequence[int]) -> bool:
-        """Whether the predicate accepts the configuration of option indices.
+        """Whether option indices are those of a code, as far as expressions and predicate say; it may raise."""
+        return self._satisfies(indices) if self.constraints is None else bool(self.accepted(np.array([indices]))[0])
 
-        Raises:
-            SpaceError: it raised an exception.
-        """
+    def accepted(self, rows: np.ndarray) -> np.ndarray:
+        """The same of many, bool ``[n]``, given option indices ``[n, positions]``."""
+        fine = np.ones(len(rows), dtype=bool) if self.constraints is None else self.constraints.holds(rows)
+        if self.valid is not None:
+            fine[fine] = [self._satisfies(row) for row in rows[fine].tolist()]
+        return fine
+
+    def _satisfies(self, indices: Sequence[int]) -> bool:
         if self.valid is None:
             return True
         try:
@@ -331,70 +392,6 @@ class SearchSpace:
             name, configuration = type(error).__name__, self.configuration(indices)
             raise SpaceError(f"the validity predicate raised {name} on {configuration}: {error}") from error
 
-
-def typed(option: object) -> Typed:
-    """An option and its kind, such that options of different types differ; no kind where it is no option."""
-    if isinstance(option, np.generic):
-        option = option.item()
-    kind = next((kind for kind, types in KINDS.items() if isinstance(option, types)), "")
-    return kind, option
-
-
-def _sequence(value: object) -> Sequence[Any]:
-    if isinstance(value, (list, tuple)):
-        return value
-    kind = type(value).__name__
-    raise SpaceError(f"a search space is a list of option counts or a mapping from name to options, not {kind}")
-
-
-def _checked_count(position: int, count: object) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise SpaceError(f"position {position}: an option count is a whole number of at least 1, not {brief(count)}")
-    return count
-
-
-def _check_size(counts: Sequence[int]) -> None:
-    if sum(counts) > OPTIONS:
-        raise SpaceError(f"a search space has at most {OPTIONS:,} options in all")
-    if sum(len(str(count - 1)) for count in counts) > DIGITS:
-        raise SpaceError(
-            f"the codes of a search space have at most {DIGITS:,} digits; this one has too many parameters"
-        )
-
-
-def _checked_options(name: object, options: object) -> tuple[Option, ...]:
-    if not isinstance(name, str) or not name or not _written(name):
-        raise SpaceError(f"a parameter name is text, not {brief(name)}")
-    if isinstance(options, (set, frozenset)):
-        raise SpaceError(f"{name}: options have an order, a set has none; give a list")
-    if not isinstance(options, (list, tuple, range)):
-        raise SpaceError(f"{name}: options are a list, not {type(options).__name__}")
-    if not options:
-        raise SpaceError(f"{name} has no options; at least one is needed")
-    _check_size([len(options)])
-    known: set[Typed] = set()
-    for option in options:
-        if not isinstance(option, (str, int, float, bool, type(None))) or option != option or not _written(option):
-            raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {brief(option)}")
-        if typed(option) in known:
-            raise SpaceError(f"{name} lists the option {brief(option)} twice")
-        known.add(typed(option))
-    return tuple(options)
-
-
-def _written(option: Option) -> bool:
-    """Whether a file in UTF-8 can hold it, and numbers of its size can be reckoned with."""
-    if isinstance(option, str):
-        return option.encode(errors="replace").decode() == option
-    return not isinstance(option, int) or abs(option) < 10**300
-
-
-def _looks_like_a_number(option: Option) -> bool:
-    try:
-        return isinstance(option, str) and math.isfinite(float(option))
-    except ValueError:
-        return False
-
-
-def _json(text: str) -> Any:
-    return parse_json(text, infinite=False)
+    def repaired(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For each row of option indices, as far as one is found, one near it that breaks no expression."""
+        return rows if self.constraints is None else self.constraints.near(rows, rng)

@@ -49,6 +49,8 @@ class Plan:
         options = self.options
         return {
             "space": [[name, options] for name, options in self.space.describe().items()],
+            "where": [*self.space.where] or None,
+            "when": self.space.when or None,
             "valid": identity(self.space.valid),
             "objective": self.objective,
             "checkpoint": self.checkpoint,
@@ -80,6 +82,8 @@ class Plan:
                 if reason := _other_sources(kept.get(key) or [], value or []):
                     return f"earlier search ({reason})"
                 continue
+            if key in ("where", "when"):
+                return f"list of expressions in {key}"
             before, now = (", ".join(one) if isinstance(one, list) else one for one in (kept.get(key), value))
             detail = "" if key in ("space", "warm_start") else f" ({before}, not {now})"
             return key.replace("_", " ") + detail

@@ -18,7 +18,7 @@ from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.limits import excess
 from lmsearcher_local.candidates.measures import Goal, Limit, breaks
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.records.storage import PLAN
+from lmsearcher_local.records.storage import PLAN, planned_space
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING
 from lmsearcher_local.search.groups import KILLED
@@ -44,7 +44,7 @@ class Trial:
 
     number: int
     code: str
-    parameters: tuple[tuple[str, Option], ...]  # names and options: immutable, because callbacks get it
+    parameters: tuple[tuple[str, Option], ...]  # active ones and options: immutable, because callbacks get it
     value: float | None
     reason: str | None
     given: bool  # by a warm start
@@ -133,7 +133,7 @@ def result_of(study: Study) -> Result:
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
     options = SearchOptions(direction=plan["direction"], goals=plan.get("goals") or (), limits=plan.get("limits") or ())
-    return Tally(study, SearchSpace(dict(plan["space"])), options).update()
+    return Tally(study, planned_space(plan), options).update()
 
 
 class Tally:
@@ -185,8 +185,8 @@ def _best(trials: Iterable[Trial], direction: Direction) -> Trial | None:
 def code_of(values: Mapping[str, Any], space: SearchSpace) -> str | None:
     """The code of a trial's values, which may be those of more parameters; nothing where it has none."""
     try:
-        return space.encode({name: values[name] for name in space.names})
-    except (KeyError, SpaceError):
+        return space.encode({name: values[name] for name in space.names if name in values})
+    except SpaceError:
         return None
 
 
@@ -220,7 +220,7 @@ def columns(result: Result) -> list[str]:
 
 def rows(result: Result, trials: Iterable[Trial]) -> list[list[Any]]:
     """A row for each trial; of a failed one without a value, but with the reason; that of one that breaks a limit says
-    so."""
+    so. Inactive parameters have none."""
     return [
         [
             *(
@@ -229,7 +229,7 @@ def rows(result: Result, trials: Iterable[Trial]) -> list[list[Any]]:
                 trial.value,
                 trial.reason or (f"{BREAKS}{found}" if (found := trial.breaks) else None),
             ),
-            *(trial.configuration[name] for name in result.space.names),
+            *map(dict(trial.parameters).get, result.space.names),
             *(dict(trial.measured).get(name) for name in result.names),
         ]
         for trial in trials

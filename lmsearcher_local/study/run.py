@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.errors import LMSearcherError, NothingToPropose, ObjectiveError, SearchStopped, SpaceExhausted
 from lmsearcher_local.model.ranker import Ranker
@@ -23,7 +23,7 @@ from lmsearcher_local.search.calibration import RANKING, Choice
 from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
-from lmsearcher_local.spaces.distributions import distributions
+from lmsearcher_local.spaces.distributions import distributions, trial_of
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.endings import complete, fail
@@ -214,8 +214,7 @@ class Search:
         _end_running(study)
         given = sum(WARM in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         for code, value in plan.warm_start[given:]:
-            params, kinds = plan.space.decode(code), distributions(plan.space)
-            study.add_trial(create_trial(params=params, distributions=kinds, value=value, user_attrs={WARM: True}))
+            study.add_trial(trial_of(plan.space, plan.space.decode(code), value=value, user_attrs={WARM: True}))
         return study
 
     def release(self) -> None:
@@ -303,12 +302,9 @@ def _begin(
     study: optuna.Study, space: SearchSpace, proposals: Sequence[tuple[Configuration, Choice | None]]
 ) -> list[FrozenTrial]:
     """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
-    kinds = distributions(space)
     begun: list[FrozenTrial] = []
     for configuration, choice in proposals:
-        trial = create_trial(
-            state=TrialState.RUNNING, params=configuration, distributions=kinds, user_attrs=_described(choice)
-        )
+        trial = trial_of(space, configuration, state=TrialState.RUNNING, user_attrs=_described(choice))
         begun.append(internals.create_trial(study, trial))
     return begun
 

@@ -45,7 +45,8 @@ CHARACTER = re.compile(".", re.DOTALL)
 class Template:
     """A command for a shell, or a JSON list of a program and its arguments, which no shell reads.
 
-    ``{name}`` is the option of that parameter. Other braces stay as they are; ``{{name}}`` writes ``{name}``.
+    ``{name}`` is the option of that parameter. Of one that is inactive it is an empty word; in a JSON list, a word that
+    has it is left out. Other braces stay as they are; ``{{name}}`` writes ``{name}``.
 
     Raises:
         ObjectiveError: the command is empty or malformed, names what is not in ``names``, or has a placeholder where an
@@ -63,10 +64,11 @@ class Template:
         """The command for these options: a shell's text, or a program and its arguments."""
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
         if self._words:
-            return ["".join(texts[name] if name else text for text, name in word) for word in self._words]
+            words = [word for word in self._words if all(not name or name in texts for _, name in word)]
+            return ["".join(texts[name] if name else text for text, name in word) for word in words]
         used = sorted({name for _, name in self._shell if name})
         variables = {name: f"lmsearcher_{i}" for i, name in enumerate(used)}
-        given = "".join(f"{variables[name]}={shlex.quote(texts[name])}; " for name in used)
+        given = "".join(f"{variables[name]}={shlex.quote(texts.get(name, ''))}; " for name in used)
         return given + "".join(f'"${{{variables[name]}}}"' if name else text for text, name in self._shell)
 
 
