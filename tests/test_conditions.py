@@ -112,6 +112,8 @@ def test_trials_that_break_an_expression_are_counted_and_left_out(old: Path, tmp
     assert earlier.space.where == ("rank <= alpha",)
     result = search(tmp_path, 12, warm_start=source.entries, earlier=[earlier])
     assert all(trial.code in SPACE for trial in result.trials)
+    first = read_first(old / file, SPACE)
+    assert (len(first.codes), "left out" in first.note) == (len({code for code, _ in source.entries}), True)
     bare = tmp_path.parent / "bare.csv"
     bare.write_text("0020,1\n0000,2\n")
     assert read_history(bare, SPACE).left_out == 1

@@ -123,6 +123,17 @@ def test_a_space_that_cannot_be_counted_is_not_called_used_up(monkeypatch: pytes
     assert not isinstance(raised.value, SpaceExhausted)
 
 
+def test_wide_and_long_sums() -> None:
+    long = SearchSpace([2] * 400, where=["+".join(f"p{i}" for i in range(400)) + " == 200"])
+    codes = long.sample(np.random.default_rng(0), 20)
+    assert [code.count("1") for code in codes] == [200] * 20
+    assert len(near(long, long.array(codes)[0], np.random.default_rng(0))) > 100
+    wide = SearchSpace({"a": range(9000), "b": range(9000), "c": range(9000)}, where=["a * 7 + b == 3 * c + 1"])
+    codes = wide.sample(np.random.default_rng(0), 20)
+    assert wide.accepted(wide.array(codes)).all()
+    assert len(codes) == 20
+
+
 def test_a_predicate_beside_expressions() -> None:
     space = SearchSpace(TRILLION, lambda c: c["p0"] % 3 == 1, where=[f"p{i} == p{i + 6}" for i in range(6)])
     codes = space.sample(np.random.default_rng(0), 100)
@@ -200,6 +211,8 @@ def test_equality_hash_pickle_and_repr() -> None:
     rng = np.random.default_rng
     large = SearchSpace(TRILLION, where=RARE["weighed sum"][0])
     assert pickle.loads(pickle.dumps(large)).sample(rng(0), 3) == large.sample(rng(0), 3)
+    assert space == SearchSpace(LAYERS, where=["depth <= 2"], when=dict(reversed(WHEN.items())))
+    assert hash(space) == hash(SearchSpace(LAYERS, where=["depth <= 2"], when=dict(reversed(WHEN.items()))))
     assert repr(space) == f"SearchSpace(6 parameters, {space.count} configurations)"
 
 

@@ -194,6 +194,7 @@ class Component:
             dead: levels and states that have no solution; it grows.
         """
         chosen: list[int] = []
+        steps += 4 * max(self.sizes)  # the options of a wide position are gone through
         path: list[tuple[State, Iterator[int]]] = [(self._conditions, iter(order(0)))]
         while path:
             state, rest = path[-1]

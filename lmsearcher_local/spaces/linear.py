@@ -21,7 +21,7 @@ from lmsearcher_local.spaces.nodes import (
     make,
 )
 
-REACHED = 100_000  # sums that are listed at most
+REACHED, SUMMED = 100_000, 100  # sums that are listed at most, and terms of which they are
 
 
 class Terms:
@@ -50,11 +50,13 @@ class Terms:
         return self._sums
 
     def _reached(self) -> set[int] | None:
+        if len(self.tables) > SUMMED:
+            return None
         if not self.tables:
             return {0}
         place, table = next(iter(self.tables.items()))
         rest = self.without(place).sums
-        if rest is None:
+        if rest is None or len(rest) * len({*table}) > 10 * REACHED:
             return None
         found = {one + other for one in {*table} for other in rest}
         return found if len(found) <= REACHED else None

@@ -79,7 +79,8 @@ class SearchSpace:
         self._at = np.repeat(np.arange(len(self.sizes)), self._widths)  # the parameter of each digit of a code
         self._powers = np.array([10**power for width in self._widths for power in reversed(range(width))])
         self.constraints = Constraints(self.names, self.options, where, when or {}) if where or when else None
-        self.where, self.when = tuple(where or ()), dict(when or {})
+        self.where = tuple(where or ())
+        self.when = {name: when[name] for name in self.names if name in when} if when else {}
         self.anchor: tuple[str, ...] = ()  # a valid code, from which others are found
         if not self.unrestricted:
             self.anchor = tuple(self.sample(np.random.default_rng(0), 1))
