@@ -80,7 +80,7 @@ def _import_all() -> None:
     """What a search with vLLM imports, as the engine does it."""
     from lmsearcher_local.cli.main import main  # noqa: F401
     from lmsearcher_local.model.engines.host import preserved_host
-    from lmsearcher_local.model.engines.vllm import VARIABLES
+    from lmsearcher_local.model.engines.vllm_internals import VARIABLES
 
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with preserved_host(VARIABLES | quiet):
