@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from bench.rankers import JudgeRanker, surrogate
 from lmsearcher_local.candidates.kernel import fit_kernel
 from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, excess, ranked
+from lmsearcher_local.candidates.surrogate import expected_improvement
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import HistoryError, MeasureError, StudyError
@@ -227,3 +228,13 @@ def test_a_wrong_limit_is_one_sentence_and_exit_status_2(arguments: tuple[str, .
         assert called.exit_code == 2
         assert message in " ".join(called.output.split())
         assert not [*Path().iterdir()]
+
+
+def test_the_mean_that_is_shown_makes_the_improvement() -> None:
+    codes = tuple(SPACE.sample(np.random.default_rng(0), 12))
+    scores = np.arange(12.0)
+    violations = np.where(np.arange(12) > 8, 1.0, -1.0)[:, None]  # the best ones break the limit
+    surrogate = LimitedSurrogate(SPACE, Points(codes, scores, violations), fit_kernel)
+    means, deviations, improvements = surrogate.appraise(SPACE.sample(np.random.default_rng(1), 50))
+    assert expected_improvement(means, deviations, surrogate.best) == pytest.approx(improvements, rel=1e-3, abs=1e-6)
+    assert (improvements > 1e-6).any()

@@ -15,6 +15,8 @@ from lmsearcher_local.candidates.history import History, normal_scores
 from lmsearcher_local.candidates.surrogate import Appraisal, Fit, Surrogate, expected_improvement, impute_pending
 from lmsearcher_local.spaces.space import SearchSpace
 
+DISTANCES = np.linspace(-6, 6, 2401)  # of a mean from the best score, in deviations
+EXPECTED = expected_improvement(DISTANCES, np.ones(len(DISTANCES)), 0.0)
 NEAR = 0.1  # of the range of scores that hold: how far below them what breaks a limit begins
 
 
@@ -77,20 +79,31 @@ class LimitedSurrogate(Surrogate):
         self.holding = Holding(space, codes, violations, self.kept, fit)
 
     def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
-        """Mean and deviation of each code's ranked score, and its expected improvement within the limits."""
+        """Mean, deviation and expected improvement of each code's score within the limits.
+
+        The mean is the one that makes this improvement with this deviation: a model that is shown both must not be told
+        of a high score that breaks a limit.
+        """
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
-        chances, means, deviations = self.holding.chances(rows), *self.posterior(rows)
+        chances = self.holding.chances(rows)
         holds = ~broken(self._points.violations[self.kept])
         if not holds.any():
-            return Appraisal(means, deviations, chances)
-        best = self._scores._process.target[holds].max()
-        return Appraisal(means, deviations, chances * expected_improvement(*self._scores.posterior(rows), best))
+            return Appraisal(*self.posterior(rows), chances)
+        means, deviations = self._scores.posterior(rows)
+        improvements = chances * expected_improvement(means, deviations, self._scores._process.target[holds].max())
+        return Appraisal(self.best + deviations * shortfall(improvements / deviations), deviations, improvements)
 
     def with_pending(self, pending: Sequence[str]) -> "LimitedSurrogate":
         """The same with codes under evaluation, of which score and violations are what is expected of them."""
         codes, scores = (history := impute_pending(self._scores, pending)).codes, np.array(history.scores)
         violations = np.concatenate([self._points.violations, self.holding.expected(pending)])
         return LimitedSurrogate(self.space, Points(codes, scores, violations), self._fit, self.sources)
+
+
+def shortfall(improvements: np.ndarray) -> np.ndarray:
+    """By how many deviations a mean exceeds the best score where this is expected of it, in deviations as well: the
+    inverse of ``z Phi(z) + phi(z)``, at least -6."""
+    return np.interp(improvements, EXPECTED, DISTANCES)
 
 
 class Holding:
