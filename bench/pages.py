@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from bench import asking, large_pools, quality, ranking, rehearsal, served_rows, transfer
+from bench import asking, large_pools, prefilter, quality, ranking, rehearsal, served_rows, transfer
 from lmsearcher_local.spaces.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,7 @@ TABLES = {
     "quality-short": Table("quality", quality.short_markdown, origin=False),
     "ranking": Table("ranking", ranking.markdown),
     "large_pools": Table("large_pools", large_pools.markdown),
+    "prefilter": Table("prefilter", prefilter.markdown),
     "served_rows": Table("served_rows", served_rows.markdown),
     "asking": Table("asking", asking.markdown),
     "transfer": Table("transfer", transfer.markdown),
