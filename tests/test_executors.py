@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from goals import dies, dies_at_first, hangs, meets, meets_in, raises, score
+from goals import dies, dies_at_first, hangs, meets, meets_in, raises, score, trains
+from optuna.pruners import MedianPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -111,6 +112,17 @@ def test_clusters_take_every_objective(tmp_path: Path, cluster: str) -> None:
             TableObjective(cells), cells.space, scripted_ranker(), out=tmp_path / "table", trials=8, executor=executor
         )
         assert all(trial.value == cells(trial.code) for trial in tabular.trials)
+
+
+def test_clusters_report_steps_and_hear_when_to_stop(tmp_path: Path, cluster: str) -> None:
+    pruner, objective = MedianPruner(n_startup_trials=2), FunctionObjective("goals:trains")
+    with connected(cluster) as (executor, slots):
+        result = search(tmp_path, 16, objective, executor=executor, workers=slots, pruner=pruner)
+    stopped = [trial for trial in result.trials if trial.pruned]
+    assert stopped
+    assert all(trial.pruned or trial.value == trains(SPACE.decode(trial.code)) for trial in result.trials)
+    assert [trial.last_step for trial in study(tmp_path).trials] == [trial.step for trial in result.trials]
+    assert all(trial.step == 9 for trial in result.trials if not trial.pruned)
 
 
 def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,8 @@ class Plan:
     ``objective`` and ``checkpoint`` are names: the objective's, and the checkpoint's identity.
 
     Raises:
-        StudyError: there are limits and a warm start, of which nobody knows whether it holds them.
+        StudyError: there are limits and a warm start, of which nobody knows whether it holds them; or a pruner and
+            several goals.
     """
 
     space: SearchSpace
@@ -39,6 +40,8 @@ class Plan:
     pruner: BasePruner | None = None
 
     def __post_init__(self) -> None:
+        if self.pruner and len(self.options.goals) > 1:
+            raise StudyError("a pruner compares trials by one goal; with several goals leave it out")
         if self.warm_start and self.options.limits:
             raise StudyError(
                 "a warm start does not say whether its trials hold the limits; give it as an earlier search"

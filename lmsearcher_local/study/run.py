@@ -105,8 +105,8 @@ class Search:
         Raises:
             PromptError: the space does not fit the checkpoint.
             ObjectiveError: the executor does not take the objective.
-            SearchStopped: the executor cannot go on, the function cannot be imported any more, or there is no space
-                left to write. The study can be resumed.
+            SearchStopped: the executor cannot go on, the function cannot be imported any more, the pruner failed, or
+                there is no space left to write. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
         try:
