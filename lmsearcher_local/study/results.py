@@ -52,7 +52,7 @@ class Trial:
     pruned: bool = False  # stopped early; its reason says when
     step: int | None = None  # the last one reported
     reported: float | None = None  # its value
-    seconds: float | None = None  # of its evaluation
+    seconds: float | None = field(default=None, compare=False)  # of its evaluation, which an equal trial need not take
     measured: tuple[tuple[str, float], ...] = ()  # by name
     violations: tuple[tuple[str, float], ...] = ()  # of each limit: above 0 it is broken
 
