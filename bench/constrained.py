@@ -13,10 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
 
 from bench.quality import append, read
+from bench.rankers import JudgeRanker, surrogate
+from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.presets.tables import table
+from lmsearcher_local.search.searcher import Searcher, ask_together
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.provenance import provenance
 
@@ -109,16 +113,70 @@ BASELINES: dict[str, Callable[[SearchSpace, int], Search]] = {
 }
 
 
+def ours(space: SearchSpace, seed: int) -> Search:
+    """Our search by the surrogate's own pick."""
+    searcher = Searcher(space, JudgeRanker(surrogate), seed=seed, goals=["score:max"], limits=["violation <= 0"])
+    while True:
+        [code] = searcher.ask()
+        score, violation = yield code
+        searcher.tell(code, {"score": score, "violation": violation})
+
+
+MODEL = "the bundled model"
+METHODS = {**BASELINES, "surrogate's own pick": ours}
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--problems", type=click.Choice(sorted(PROBLEMS)), default="dev", help="The report's only to report.")
+@click.option("--methods", default="all", help=f"Separated by semicolons, of: {'; '.join([*METHODS, MODEL])}.")
+@click.option("--seeds", type=click.IntRange(1), default=10, help="Searches per method and problem.")
+@click.option("--rows", type=click.Path(path_type=Path), default=ROWS, help="File of finished searches.")
+def main(problems: str, methods: str, seeds: int, rows: Path) -> None:
+    """Search tables under a limit, and compare."""
+    names = [*METHODS, MODEL] if methods == "all" else [name.strip() for name in methods.split(";")]
+    if unknown := [name for name in names if name not in (*METHODS, MODEL)]:
+        raise click.UsageError(f"there is no method {unknown[0]!r}; allowed: {'; '.join([*METHODS, MODEL])}")
+    done = {(row["method"], row["table"], row["measure"], row["seed"]) for row in read(rows)}
+    about = provenance()
+    for seed in range(seeds):  # outermost: an interrupted run has all problems and methods
+        for name in names:
+            places = [place for place in PROBLEMS[problems] if (name, *place, seed) not in done]
+            for row in run_lockstep(places, seed) if name == MODEL and places else ():
+                append(rows, row | about)
+            for place in places if name != MODEL else ():
+                append(rows, row := run(name, place, seed) | about)
+                click.echo(f"{name}, {' '.join(place)}, seed {seed}: {row['seconds']} s, {row['regret'][-1]}")
+    click.echo(markdown(read(rows)))
+    plot(read(rows), rows.with_name("constrained.png"))
+
+
 def run(method: str, place: tuple[str, str], seed: int) -> dict[str, Any]:
     """One search as a row."""
     found = problem(*place)
     started = time.monotonic()
-    proposals = BASELINES[method](found.space, seed)
+    proposals = METHODS[method](found.space, seed)
     seen = [found.seen[next(proposals)]]
     while len(seen) < TRIALS:
         seen.append(found.seen[proposals.send(seen[-1])])
     proposals.close()
     return _row(method, place, seed, found.regret(seen), time.monotonic() - started)
+
+
+def run_lockstep(places: Sequence[tuple[str, str]], seed: int) -> list[dict[str, Any]]:
+    """Our search with the bundled model, one trial of all problems at a time, as rows."""
+    started, seen = time.monotonic(), {place: list[Seen]() for place in places}
+    with load_ranker(engine="transformers") as ranker:
+        searchers = [
+            Searcher(problem(*place).space, ranker, seed=seed, goals=["score:max"], limits=["violation <= 0"])
+            for place in places
+        ]
+        for _ in range(TRIALS):
+            for place, searcher, [code] in zip(places, searchers, ask_together(searchers), strict=True):
+                score, violation = problem(*place).seen[code]
+                searcher.tell(code, {"score": score, "violation": violation})
+                seen[place].append((score, violation))
+    seconds = (time.monotonic() - started) / len(places)
+    return [_row(MODEL, place, seed, problem(*place).regret(seen[place]), seconds) for place in places]
 
 
 def _row(method: str, place: tuple[str, str], seed: int, regret: Sequence[float], seconds: float) -> dict[str, Any]:
@@ -128,18 +186,71 @@ def _row(method: str, place: tuple[str, str], seed: int, regret: Sequence[float]
     return {**about, "regret": steps}
 
 
-if __name__ == "__main__":
-    import sys
+def curves(rows: Sequence[dict[str, Any]], group: str) -> dict[str, tuple[np.ndarray, int, int]]:
+    """By method the mean regret after each trial, ``[TRIALS]``, over problems and seeds, and how many these are.
 
-    names, group, seeds, out = (
-        sys.argv[1].split(";"),
-        sys.argv[2],
-        range(*map(int, sys.argv[3].split("-"))),
-        Path(sys.argv[4]),
+    A method counts with the seeds that it finished on every problem that any method searched.
+    """
+    kept = [row for row in rows if (row["table"], row["measure"]) in PROBLEMS[group]]
+    places = {(row["table"], row["measure"]) for row in kept}
+    found: dict[str, tuple[np.ndarray, int, int]] = {}
+    for name in [*METHODS, MODEL]:
+        seeds: dict[int, list[np.ndarray]] = {}
+        for row in kept:
+            if row["method"] == name:
+                starts, values = zip(*row["regret"], strict=True)
+                seeds.setdefault(row["seed"], []).append(np.repeat(values, np.diff([*starts, TRIALS + 1])))
+        whole = [np.mean(each, 0) for each in seeds.values() if len(each) == len(places)]
+        if whole:
+            found[name] = np.mean(whole, 0), len(places), len(whole)
+    return found
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation."""
+    text = (
+        f"Normalised regret of the best that holds the limit, after {' / '.join(map(str, MARKS))} evaluations (0: the"
+        " best of all that hold, 1: their median), mean over problems and seeds; in brackets the number of seeds.\n\n"
     )
-    done = {(r["method"], r["table"], r["measure"], r["seed"]) for r in read(out)}
-    for seed in seeds:
-        for place in PROBLEMS[group]:
-            for name in names:
-                if (name, *place, seed) not in done:
-                    append(out, run(name, place, seed) | provenance())
+    groups = {group: curves(rows, group) for group in PROBLEMS}
+    heads = {"dev": "development", "report": "NAS-Bench-201"}
+    titles = [f"{heads[group]} ({len(PROBLEMS[group])} problems)" for group in groups]
+    text += f"| method | {' | '.join(titles)} |\n| --- |{' --- |' * len(groups)}\n"
+    for name in [*METHODS, MODEL]:
+        cells = [found.get(name) for found in groups.values()]
+        if any(cells):
+            text += f"| {name} | {' | '.join(_marked(*cell) if cell else '-' for cell in cells)} |\n"
+    return text
+
+
+def _marked(mean: np.ndarray, places: int, seeds: int) -> str:
+    return " / ".join(f"{mean[mark - 1]:.3f}".removeprefix("0") for mark in MARKS) + f" ({seeds})"
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The curves, a panel for development and one for the report."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = {group: found for group in PROBLEMS if (found := curves(rows, group))}
+    figure = Figure(figsize=(4.6 * len(groups) + 1, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    handles: dict[str, Any] = {}
+    for i, (group, found) in enumerate(groups.items(), 1):
+        axes = figure.add_subplot(1, len(groups), i)
+        for name, (mean, _, _) in found.items():
+            style: dict[str, Any] = {
+                "color": f"C{[*METHODS, MODEL].index(name)}",
+                "lw": 1.2 if name in BASELINES else 2.4,
+            }
+            [handles[name]] = axes.plot(np.arange(1, TRIALS + 1), mean.clip(1e-3), **style)
+        axes.set(yscale="log", title=group, xlabel="evaluations", xlim=(1, TRIALS))
+        axes.grid(alpha=0.3, which="both")
+        if i == 1:
+            axes.set_ylabel("normalised regret within the limit, mean")
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
