@@ -19,6 +19,9 @@ from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import HistoryError, MeasureError, StudyError
 from lmsearcher_local.records.sources import read_history
+from lmsearcher_local.report.borders import draw_borders
+from lmsearcher_local.report.figures import draw_search
+from lmsearcher_local.report.page import page_of
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.distributions import distributions
@@ -238,3 +241,27 @@ def test_the_mean_that_is_shown_makes_the_improvement() -> None:
     means, deviations, improvements = surrogate.appraise(SPACE.sample(np.random.default_rng(1), 50))
     assert expected_improvement(means, deviations, surrogate.best) == pytest.approx(improvements, rel=1e-3, abs=1e-6)
     assert (improvements > 1e-6).any()
+
+
+def test_the_report_shows_the_border(tmp_path: Path) -> None:
+    result = search(tmp_path, 14)
+    text = page_of(str(tmp_path))
+    assert f'id="broken">{sum(bool(trial.breaks) for trial in result.trials)}<' in text
+    assert "cost &lt;= 5" in text
+    assert text.count("data:image/svg") >= 2
+    figure = draw_borders(result, "value")
+    [axes] = figure.axes
+    drawn = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    assert drawn["holds every limit"] + drawn["breaks a limit"] == 14
+    assert drawn["cost <= 5"] == 2
+    best = next(line for line in draw_search(result).axes[0].lines if str(line.get_label()).startswith("best so far"))
+    assert [*best.get_ydata()][-1] == result.best[1]  # type: ignore[index]
+
+
+def test_a_report_of_a_search_in_which_nothing_holds(tmp_path: Path) -> None:
+    result = search(tmp_path, 8, limits=["cost <= -1"])
+    assert result.best is None
+    assert result.nearest is not None
+    assert result.nearest.breaks == "cost <= -1 by " + f"{min(dict(t.measured)['cost'] for t in result.trials) + 1:g}"
+    said = f"No trial holds every limit; the nearest, {result.nearest.code}, breaks cost &lt;= -1 by "
+    assert said in page_of(str(tmp_path))

@@ -16,7 +16,8 @@ def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table
     """Write the search's picture, which is called ``shown`` where it cannot be written."""
     from lmsearcher_local.report.figures import plot_search
 
-    label, optimum = (table.metric, table.optimum[1]) if table else ("value", None)
+    label = table.metric if table else "value"
+    optimum = table.optimum[1] if table and not result.limits else None
     try:
         plot_search(result, picture, title, label, optimum)
     except OSError as error:

@@ -31,7 +31,7 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     axes = figure.add_subplot()
     last = max((trial.number for trial in result.trials), default=1)
     sign = 1 if result.direction == "maximize" else -1
-    told = [(trial.number, trial.value) for trial in result.trials if trial.value is not None]
+    told = [(trial.number, trial.value) for trial in result.trials if trial.holds]
     if result.random:
         axes.axvspan(
             0.5, result.trials[result.random - 1].number + 0.5, color="0.92", label="before the model is asked"
@@ -51,6 +51,14 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
             axes.set_ylim(**{"bottom" if sign > 0 else "top": worst})
             marks = {"marker": "v" if sign > 0 else "^", "color": "tab:blue", "alpha": 0.6, "linestyle": ""}
             _at_edge(axes, numbers[~shown], sign, **marks, label="trial outside the picture")
+    broken = [(trial.number, trial.value) for trial in result.trials if trial.value is not None and trial.breaks]
+    if broken:
+        low, high = axes.get_ylim()
+        inside = [(number, value) for number, value in broken if low <= value <= high or not told]
+        marks: dict[str, Any] = {"marker": "x", "color": "tab:red", "alpha": 0.6, "markersize": 5, "linestyle": ""}
+        axes.plot(*np.array(inside or np.empty((0, 2))).T, **marks, label="breaks a limit")
+        if told:
+            axes.set_ylim(low, high)
     _mark_stopped(axes, result, sign)
     failed = [trial.number for trial in result.trials if trial.value is None and not trial.pruned]
     if failed:

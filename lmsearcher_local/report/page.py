@@ -90,6 +90,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         StudyError: the study is not of a search of this package.
     """
     from lmsearcher_local.presets.registry import preset_of
+    from lmsearcher_local.report.borders import draw_borders, limit_rows, shown_scores
     from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_search
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.savings import savings
@@ -97,15 +98,16 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
 
     plan, runs = plan_of(study), runs_of(study)
     result = searched(study)
-    table = _table(plan["objective"])
+    measured = _table(plan["objective"])
+    table = None if result.limits else measured  # which knows no limits
     known = preset_of(result.space)
     sign = 1 if result.direction == "maximize" else -1
-    scores = {trial.code: sign * trial.value for trial in result.trials if trial.value is not None}
+    scores = shown_scores(result)
     picked = choices(study, result)
     everything = {code: sign * value for code, value in table.values.items()} if table else scores
     bins, points = against_pools(picked, everything), against_trials(picked, scores)
     shares = importance(result)
-    label = table.metric if table else "value"
+    label = measured.metric if measured else "value"
     drawing = known.draw(result.space.decode(result.best[0])) if known and result.best else None
     optimum = table.optimum[1] if table else None
     return {
@@ -117,6 +119,8 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "counts": Counter(map(_kind, result.trials)),
         "savings": savings(result) if plan.get("pruner") else None,
         "rows": best_rows(result),
+        "limits": limit_rows(result),
+        "borders": _embedded(draw_borders(result, label)) if result.limits and result.nearest else None,
         "curve": _embedded(draw_search(result, label=label, optimum=optimum)) if result.trials else None,
         "drawing": _embedded(drawing) if drawing else None,
         "importance": shares,
@@ -125,7 +129,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "bins": bins,
         "points": points,
         "levels": LEVELS,
-        "coverage": coverage(picked, {code: sign * score for code, score in scores.items()}, sign),
+        "coverage": coverage(picked, {t.code: t.value for t in result.trials if t.holds and t.value is not None}, sign),
         "relation": relation(points),
         "calibration": _embedded(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,
@@ -139,7 +143,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
 def _kind(trial: "Trial") -> str:
     if trial.given or trial.pruned:
         return "given" if trial.given else "pruned"
-    return "failed" if trial.value is None else "told"
+    return "failed" if trial.value is None else "broken" if trial.breaks else "told"
 
 
 def best_rows(result: "Result") -> list[dict[str, Any]]:
@@ -147,7 +151,7 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     from lmsearcher_local.presets.registry import preset_of
 
     known, sign = preset_of(result.space), 1 if result.direction == "maximize" else -1
-    told = [trial for trial in result.trials if trial.value is not None]
+    told = [trial for trial in result.trials if trial.holds]
     told.sort(key=lambda trial: -sign * (trial.value or 0))
     rows, values = [], aligned([trial.value or 0 for trial in told[:BEST]])
     for trial, value in zip(told, values, strict=False):
@@ -176,7 +180,7 @@ def importance(result: "Result") -> dict[str, float]:
 
     from lmsearcher_local.spaces.distributions import trial_of
 
-    told = [trial for trial in result.trials if trial.value is not None]
+    told = [trial for trial in result.trials if trial.holds]
     if len(told) < FEW:
         return {}
     study = optuna.create_study(direction=result.direction)  # in memory: the search's trials alone
