@@ -51,14 +51,7 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
             axes.set_ylim(**{"bottom" if sign > 0 else "top": worst})
             marks = {"marker": "v" if sign > 0 else "^", "color": "tab:blue", "alpha": 0.6, "linestyle": ""}
             _at_edge(axes, numbers[~shown], sign, **marks, label="trial outside the picture")
-    broken = [(trial.number, trial.value) for trial in result.trials if trial.value is not None and trial.breaks]
-    if broken:
-        low, high = axes.get_ylim()
-        inside = [(number, value) for number, value in broken if low <= value <= high or not told]
-        marks: dict[str, Any] = {"marker": "x", "color": "tab:red", "alpha": 0.6, "markersize": 5, "linestyle": ""}
-        axes.plot(*np.array(inside or np.empty((0, 2))).T, **marks, label="breaks a limit")
-        if told:
-            axes.set_ylim(low, high)
+    _mark_broken(axes, result, bool(told))
     _mark_stopped(axes, result, sign)
     failed = [trial.number for trial in result.trials if trial.value is None and not trial.pruned]
     if failed:
@@ -71,6 +64,18 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     return figure
+
+
+def _mark_broken(axes: Any, result: Result, ranged: bool) -> None:
+    """Trials that break a limit; the picture's range stays, where others made it."""
+    low, high = axes.get_ylim()
+    found = [(trial.number, trial.value) for trial in result.trials if trial.value is not None and trial.breaks]
+    inside = [(number, value) for number, value in found if low <= value <= high or not ranged]
+    if found:
+        places = np.array(inside or np.empty((0, 2))).T
+        axes.plot(*places, "o", mfc="none", color="tab:red", alpha=0.6, markersize=5, label="breaks a limit")
+    if found and ranged:
+        axes.set_ylim(low, high)
 
 
 def _mark_stopped(axes: Any, result: Result, sign: int) -> None:
