@@ -43,6 +43,7 @@ TABLES = {
     "served_rows": Table("served_rows", served_rows.markdown),
     "asking": Table("asking", asking.markdown),
     "transfer": Table("transfer", transfer.markdown),
+    "transfer-dev": Table("transfer-dev", transfer.markdown),
     "rehearsal-8b": Table("rehearsal-8b", rehearsal.markdown),
 }
 

@@ -231,20 +231,21 @@ def curves(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[np.ndarr
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table of the documentation."""
     summary = curves(rows)
+    marks = [mark for mark in MARKS if mark <= min(len(row["regret"]) for row in rows)]
     text = (
-        f"Normalised regret after {' / '.join(map(str, MARKS))} evaluations (0: the optimum, 1: the median of the"
+        f"Normalised regret after {' / '.join(map(str, marks))} evaluations (0: the optimum, 1: the median of the"
         f" table), mean over a family's tables and seeds; in brackets the number of searches.\n\n"
         f"| method | {' | '.join(summary)} |\n| --- |{' --- |' * len(summary)}\n"
     )
     for name in METHODS:
         if any(name in methods for methods in summary.values()):
             cells = [methods.get(name) for methods in summary.values()]
-            text += f"| {name} | {' | '.join(_marked(*cell) if cell else '-' for cell in cells)} |\n"
+            text += f"| {name} | {' | '.join(_marked(*cell, marks) if cell else '-' for cell in cells)} |\n"
     return text
 
 
-def _marked(mean: np.ndarray, searches: int) -> str:
-    return " / ".join(f"{mean[mark - 1]:.3f}".removeprefix("0") for mark in MARKS) + f" ({searches})"
+def _marked(mean: np.ndarray, searches: int, marks: Sequence[int]) -> str:
+    return " / ".join(f"{mean[mark - 1]:.3f}".removeprefix("0") for mark in marks) + f" ({searches})"
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:

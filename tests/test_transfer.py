@@ -103,3 +103,11 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "summary.md").read_text().count("(4)") == 2
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert CliRunner().invoke(transfer.main, [*arguments[:3], "nothing"]).exit_code == 2
+
+
+def test_a_table_shows_the_marks_that_all_searches_reached() -> None:
+    row = {"method": transfer.WITH, "table": TABLE, "seed": 0, "regret": [0.5, 0.4, 0.3, 0.2, 0.1, 0.1]}
+    assert f"| {transfer.WITH} | .500 / .100 (1) |" in transfer.markdown([row])
+    assert f"| {transfer.WITH} | .500 / .100 / .000 (1) |" in transfer.markdown(
+        [row | {"regret": [*row["regret"], 0, 0]}]
+    )

@@ -133,7 +133,7 @@ def _belief(surrogate: Surrogate) -> tuple[float, tuple[float, ...]] | None:
     if not surrogate.sources:
         return None
     trust, agreements = surrogate.belief
-    return trust, tuple(round(agreement, 3) for agreement in agreements.tolist())
+    return round(trust, 3), tuple(round(agreement, 3) for agreement in agreements.tolist())
 
 
 def _nothing_left(space: SearchSpace, known: int) -> NothingToPropose:
