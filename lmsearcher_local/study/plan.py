@@ -87,9 +87,10 @@ class Plan:
                 continue
             if key in ("where", "when"):
                 return f"list of expressions in {key}"
+            if key in ("space", "warm_start"):
+                return key.replace("_", " ")
             before, now = (", ".join(one) if isinstance(one, list) else one for one in (kept.get(key), value))
-            detail = "" if key in ("space", "warm_start") else f" ({before}, not {now})"
-            return key.replace("_", " ") + detail
+            return f"{key.replace('_', ' ')} ({before}, not {now})"
         return None
 
 
