@@ -201,7 +201,7 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
         code,
         tuple(space.decode(code).items()),
         None if pruned else trial.value,
-        f"pruned at step {step}: {reported}" if pruned else attributes.get(REASON),
+        _stop(step, reported) if pruned else attributes.get(REASON),
         measured=tuple(attributes.get(MEASURED, {}).items()),
         violations=tuple(trial.constraints.items()),
         given=WARM in attributes,
@@ -211,6 +211,12 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
         reported=reported,
         seconds=trial.duration.total_seconds() if trial.duration else None,
     )
+
+
+def _stop(step: int | None, reported: object) -> str:
+    """When a trial was stopped early, in words; what it reported may have been written by another hand."""
+    value = f"{reported:.6g}" if isinstance(reported, (int, float)) else reported
+    return "pruned before any step" if step is None else f"pruned at step {step}: {value}"
 
 
 def columns(result: Result) -> list[str]:
