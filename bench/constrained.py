@@ -1,7 +1,7 @@
 """The best configuration that holds a limit: accuracy under a latency that one configuration in ten keeps to.
 
 ``python -m bench.constrained --problems dev --seeds 3``; the same command goes on where it was stopped. Finished
-searches are lines of ``bench/rows/constrained.jsonl``, of which the table and ``curves.png`` are made. Regret is that
+searches are lines of ``bench/rows/constrained.jsonl``, of which the table and the picture are made. Regret is that
 of the best that holds: 0 is the best of all that hold, 1 their median; before any was found, that of the worst of them.
 Only ``the bundled model`` asks a model; ``surrogate's own pick`` is the same search without one.
 """
@@ -131,7 +131,8 @@ METHODS = {**BASELINES, "surrogate's own pick": ours}
 @click.option("--methods", default="all", help=f"Separated by semicolons, of: {'; '.join([*METHODS, MODEL])}.")
 @click.option("--seeds", type=click.IntRange(1), default=10, help="Searches per method and problem.")
 @click.option("--rows", type=click.Path(path_type=Path), default=ROWS, help="File of finished searches.")
-def main(problems: str, methods: str, seeds: int, rows: Path) -> None:
+@click.option("--picture", type=click.Path(path_type=Path), default="constrained.png", help="The curves.")
+def main(problems: str, methods: str, seeds: int, rows: Path, picture: Path) -> None:
     """Search tables under a limit, and compare."""
     names = [*METHODS, MODEL] if methods == "all" else [name.strip() for name in methods.split(";")]
     if unknown := [name for name in names if name not in (*METHODS, MODEL)]:
@@ -147,7 +148,7 @@ def main(problems: str, methods: str, seeds: int, rows: Path) -> None:
                 append(rows, row := run(name, place, seed) | about)
                 click.echo(f"{name}, {' '.join(place)}, seed {seed}: {row['seconds']} s, {row['regret'][-1]}")
     click.echo(markdown(read(rows)))
-    plot(read(rows), rows.with_name("constrained.png"))
+    plot(read(rows), picture)
 
 
 def run(method: str, place: tuple[str, str], seed: int) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         f"Normalised regret of the best that holds the limit, after {' / '.join(map(str, MARKS))} evaluations (0: the"
         " best of all that hold, 1: their median), mean over problems and seeds; in brackets the number of seeds.\n\n"
     )
-    groups = {group: curves(rows, group) for group in PROBLEMS}
+    groups = {group: found for group in PROBLEMS if (found := curves(rows, group))}
     heads = {"dev": "development", "report": "NAS-Bench-201"}
     titles = [f"{heads[group]} ({len(PROBLEMS[group])} problems)" for group in groups]
     text += f"| method | {' | '.join(titles)} |\n| --- |{' --- |' * len(groups)}\n"
