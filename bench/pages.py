@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 
 import click
 
-from bench import asking, constrained, large_pools, prefilter, quality, ranking, rehearsal, served_rows, transfer
+from bench import (
+    asking,
+    constrained,
+    large_pools,
+    pareto,
+    prefilter,
+    quality,
+    ranking,
+    rehearsal,
+    served_rows,
+    transfer,
+)
 from lmsearcher_local.spaces.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +56,7 @@ TABLES = {
     "transfer": Table("transfer", transfer.markdown),
     "transfer-dev": Table("transfer-dev", transfer.markdown),
     "constrained": Table("constrained", constrained.markdown),
+    "pareto": Table("pareto", pareto.markdown),
     "rehearsal-8b": Table("rehearsal-8b", rehearsal.markdown),
 }
 

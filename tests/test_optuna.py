@@ -18,8 +18,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
-    SingleOnlySamplerTestCase,
 )
 from optuna.trial import TrialState, create_trial
 from scripted import scripted_ranker
@@ -42,9 +42,8 @@ SPACE = SearchSpace({"a": ["x", "y", "z"], "b": [1, 2, 4, 8], "c": [True, False]
 class Contract:
     """The sampler that Optuna's tests are run on.
 
-    Two of their kinds do not apply. ``MultiObjectiveSamplerTestCase``: one ranking has one objective; that several are
-    refused is ``SingleOnlySamplerTestCase``. All of them for a sampler with a fixed space: they suggest parameters of
-    their own, which such a sampler refuses on purpose (below).
+    One of their kinds does not apply: ``SingleOnlySamplerTestCase`` wants several objectives refused. Nor does any
+    for a sampler with a fixed space: they suggest parameters of their own, which it refuses on purpose (below).
     """
 
     @pytest.fixture
@@ -60,7 +59,7 @@ class TestRelative(Contract, RelativeSamplerTestCase):
     pass
 
 
-class TestSingleOnly(Contract, SingleOnlySamplerTestCase):
+class TestMultiObjective(Contract, MultiObjectiveSamplerTestCase):
     pass
 
 
@@ -396,8 +395,6 @@ def test_a_space_that_does_not_fit_and_arguments_are_refused_at_once() -> None:
         study.optimize(lambda trial: sum(trial.suggest_int(f"x{i}", 0, 1) for i in range(65)), n_trials=2)
     with pytest.raises(ValueError, match="without a fixed space"):
         LMSearcherSampler(scripted_ranker()).propose(study)
-    with pytest.raises(ValueError, match="multi-objective"):
-        optuna.create_study(sampler=study.sampler, directions=["maximize"] * 2).ask(distributions(SPACE))
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -5,7 +5,7 @@ The unit of each goal is its process's, normal scores of ranks, so the scales of
 Notation: ``n`` trials, ``M`` goals. Scores ``[n, M]`` are higher better in every goal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from lmsearcher_local.candidates.history import HISTORY_CAP, History, normal_scores
 from lmsearcher_local.candidates.kernel import fit_kernel
+from lmsearcher_local.candidates.limits import Holding, Points, broken, excess, ranked
 from lmsearcher_local.candidates.pareto import chebyshev, expected_hypervolume_improvement, layers
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.candidates.surrogate import Appraisal, Fit, Surrogate, impute_pending
@@ -20,9 +21,6 @@ from lmsearcher_local.spaces.space import SearchSpace
 
 BELOW = 0.5  # how far below the lowest score of each goal the hypervolume begins: its best ones count, too
 DRAWN = 16  # weights, of which those are taken under which the pool's order is most like that of the front's gain
-
-Chances = Callable[[np.ndarray], np.ndarray]
-"""How probably each code holds all limits, ``[k]``, of option indices ``[k, positions]``."""
 
 
 class GoalsSurrogate(Surrogate):
@@ -33,53 +31,40 @@ class GoalsSurrogate(Surrogate):
     improvement is the expected one of the hypervolume, times the chance that the code holds all limits.
 
     Args:
-        codes: of the trials, in order of evaluation.
-        scores: float64 ``[n, M]``.
         weights: of the goals in the score, ``[M]``; equal ones by default.
-        fit: fits the kernel of one goal.
-        holds: which trials hold all limits, bool ``[n]``; only they make the front.
-        chances: of other codes to hold them.
+        fit: fits the kernel of one goal or limit.
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        codes: Sequence[str],
-        scores: np.ndarray,
-        weights: np.ndarray | None = None,
-        fit: Fit = fit_kernel,
-        holds: np.ndarray | None = None,
-        chances: Chances | None = None,
+        self, space: SearchSpace, points: Points, fit: Fit = fit_kernel, weights: np.ndarray | None = None
     ) -> None:
-        self.scores = scores
+        codes, scores, violations = points
+        self.points = points
         self.weights = np.ones(scores.shape[1]) / scores.shape[1] if weights is None else weights
-        self.holds = np.ones(len(scores), dtype=bool) if holds is None else holds
-        self.chances = chances
+        self.holds = ~broken(violations)
         self._fit_one = fit
-        shown = History(tuple(codes), tuple(chebyshev(_normal(scores), self.weights).tolist()))
-        super().__init__(space, shown, self._blend)
+        score = ranked(chebyshev(_normal(scores), self.weights), violations)
+        super().__init__(space, History(codes, tuple(score.tolist())), self._blend)
 
     def weighed(self, weights: np.ndarray) -> "GoalsSurrogate":
         """The same trials under other weights."""
-        found = GoalsSurrogate(
-            self.space, self.history.codes, self.scores, weights, self._fit_one, self.holds, self.chances
-        )
-        found.goals = self.goals
+        found = GoalsSurrogate(self.space, self.points, self._fit_one, weights)
+        found.goals, found.holding = self.goals, self.holding
         return found
 
     def with_pending(self, pending: Sequence[str]) -> "GoalsSurrogate":
-        """The same, where codes under evaluation count with what the goals' processes expect of them."""
-        if not pending or not len(self.scores):
+        """The same, where codes under evaluation count with what the processes expect of them."""
+        if not pending or not len(self.history):
             return self
         columns = [impute_pending(goal, pending) for goal in self.goals]
         scores = np.array([column.scores for column in columns]).T
-        holds = np.append(self.holds, np.ones(len(pending), dtype=bool))
-        return GoalsSurrogate(self.space, columns[0].codes, scores, self.weights, self._fit_one, holds, self.chances)
+        expected = self.holding.expected(pending) if self.points.violations.shape[1] else np.empty((len(pending), 0))
+        violations = np.concatenate([self.points.violations, expected])
+        return GoalsSurrogate(self.space, Points(columns[0].codes, scores, violations), self._fit_one, self.weights)
 
     def parents(self, n: int, rng: np.random.Generator) -> Sequence[str]:
         """Codes of the front, drawn, and where it has fewer than ``n`` of the layers behind it."""
-        ranks = np.where(self.holds, layers(self.scores, n), len(self.scores))
-        order = np.lexsort((rng.random(len(ranks)), ranks))
+        order = np.lexsort((rng.random(len(self.history)), standing(self.points, n)))
         return [self.history.codes[i] for i in order[:n]]
 
     def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
@@ -91,9 +76,8 @@ class GoalsSurrogate(Surrogate):
         """By how much each code is expected to raise the hypervolume, float64 ``[len(codes)]``."""
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         means, deviations = self.expected(rows)
-        front = self._points[self.holds[self._modelled]]
-        gains = expected_hypervolume_improvement(means, deviations, front, self._points.min(0, initial=0) - BELOW)
-        return gains if self.chances is None else gains * self.chances(rows)
+        front, reference = self._targets[self.holds[self._modelled]], self._targets.min(0, initial=0) - BELOW
+        return self.holding.chances(rows) * expected_hypervolume_improvement(means, deviations, front, reference)
 
     def expected(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and deviations of every goal, both float64 ``[len(rows), M]``."""
@@ -105,33 +89,38 @@ class GoalsSurrogate(Surrogate):
         """The process of each goal; all of them see the same trials."""
         found = [
             Surrogate(self.space, History(self.history.codes, tuple(column)), self._fit_one)
-            for column in self.scores.T.tolist()
+            for column in self.points.scores.T.tolist()
         ]
         for goal in found:
             goal.kept = self._modelled
         return found
 
     @cached_property
+    def holding(self) -> Holding:
+        """How probable codes are to hold the limits."""
+        return Holding(self.space, self.history.codes, self.points.violations, self._modelled, self._fit_one)
+
+    @cached_property
     def _modelled(self) -> list[int]:
         """Which trials the processes see: all, or over ``HISTORY_CAP`` the outer layers' and the latest ones."""
-        n = len(self.scores)
+        n = len(self.history)
         if n <= HISTORY_CAP:
             return list(range(n))
         half = HISTORY_CAP // 2
-        outer = np.argsort(np.where(self.holds, layers(self.scores, half), n), kind="stable")[:half]
+        outer = np.argsort(standing(self.points, half), kind="stable")[:half]
         kept = set(outer.tolist())
         latest = [i for i in reversed(range(n)) if i not in kept]
         return sorted({*kept, *latest[: HISTORY_CAP - len(kept)]})
 
     @cached_property
-    def _points(self) -> np.ndarray:
+    def _targets(self) -> np.ndarray:
         """Scores of the trials modelled, in the unit of the processes."""
-        points = _normal(self.scores[self._modelled])
+        points = _normal(self.points.scores[self._modelled])
         return np.asarray(points - points.mean(0)) if len(points) else points
 
     def _blend(self, space: SearchSpace, history: History) -> np.ndarray:
         """The kernel of the weighed score: the mean of the goals' kernels, by weight."""
-        columns = self.scores[: len(history)].T.tolist()
+        columns = self.points.scores[: len(history)].T.tolist()
         fitted = [self._fit_one(space, History(history.codes, tuple(column))) for column in columns]
         return np.asarray(self.weights @ np.array(fitted))
 
@@ -143,26 +132,37 @@ def shown(pool: Pool, rng: np.random.Generator) -> Pool:
     that of their improvements.
     """
     surrogate = pool.surrogate
-    if not isinstance(surrogate, GoalsSurrogate) or len(pool) < 2 or not len(surrogate.scores):
+    if not isinstance(surrogate, GoalsSurrogate) or len(pool) < 2 or not len(surrogate.history):
         return pool
     drawn = rng.dirichlet(np.ones(len(surrogate.goals)), size=DRAWN)
     means, _ = surrogate.expected(surrogate.space.array(pool.codes))
-    best = surrogate._points.max(0)
+    best = surrogate._targets.max(0)
     gains = rankdata(pool.improvements)
-    agreements = [np.corrcoef(rankdata(chebyshev(means, weights, best)), gains)[0, 1] for weights in drawn]
-    weighed = surrogate.weighed(drawn[int(np.nanargmax([-2.0, *agreements])) - 1])
+    apart = [((rankdata(chebyshev(means, weights, best)) - gains) ** 2).sum() for weights in drawn]
+    weighed = surrogate.weighed(drawn[int(np.argmin(apart))])
     improvements = pool.improvements
     return Pool(pool.codes, weighed, lambda: Appraisal(*weighed.posterior(pool.codes), improvements))
 
 
-def essential(scores: np.ndarray) -> list[int]:
-    """Which of the trials ``[n, M]`` count, at most three times ``HISTORY_CAP``, in their order: the first ones,
-    to which kernels are fitted, those of the outer layers, and the latest ones."""
-    n = len(scores)
+def standing(points: Points, enough: int | None = None) -> np.ndarray:
+    """Where each trial stands, float64 ``[n]``, 0 on the front: the number of its layer among those that hold the
+    limits, until ``enough`` have one; behind them those that break limits, in order of how much."""
+    bad = broken(points.violations)
+    found = np.zeros(len(bad))
+    found[~bad] = layers(points.scores[~bad], enough)
+    found[bad] = len(bad) + rankdata(excess(points.violations)[bad])
+    return found
+
+
+def essential(points: Points) -> Points:
+    """The trials that count, at most three times ``HISTORY_CAP``, in order of evaluation: the first ones, to which
+    kernels are fitted, those that stand best, and the latest ones."""
+    n = len(points.codes)
     if n <= 2 * HISTORY_CAP:
-        return list(range(n))
-    outer = np.argsort(layers(scores, HISTORY_CAP), kind="stable")[:HISTORY_CAP].tolist()
-    return sorted({*range(HISTORY_CAP), *outer, *range(n - HISTORY_CAP, n)})
+        return points
+    best = np.argsort(standing(points, HISTORY_CAP), kind="stable")[:HISTORY_CAP].tolist()
+    kept = sorted({*range(HISTORY_CAP), *best, *range(n - HISTORY_CAP, n)})
+    return Points(tuple(points.codes[i] for i in kept), points.scores[kept], points.violations[kept])
 
 
 def _normal(scores: np.ndarray) -> np.ndarray:

@@ -21,7 +21,10 @@ NEAR = 0.1  # of the range of scores that hold: how far below them what breaks a
 
 
 class Points(NamedTuple):
-    """Codes in order of evaluation, their scores ``[n]``, higher better, and their violations ``[n, m]``."""
+    """Codes in order of evaluation, their scores ``[n]``, higher better, and their violations ``[n, m]``.
+
+    Of several goals the scores are ``[n, goals]``.
+    """
 
     codes: tuple[str, ...]
     scores: np.ndarray

@@ -52,6 +52,17 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     return float((top - reference).prod() - free)
 
 
+def hypervolumes(points: np.ndarray, reference: np.ndarray) -> list[float]:
+    """The hypervolume of the first points, of each number of them, from one to all of ``[n, M]``."""
+    front, volume, found = np.empty((0, len(reference))), 0.0, []
+    for point in points:
+        if not (front >= point).all(1).any():
+            front = np.vstack([front[~(front <= point).all(1)], point])
+            volume = hypervolume(front, reference)
+        found.append(volume)
+    return found
+
+
 def free_boxes(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint boxes that fill what lies above the reference ``[M]`` and not below any of the points ``[n, M]``.
 

@@ -85,6 +85,11 @@ class Told:
         return self._points(self._essential)
 
     @property
+    def points(self) -> Points:
+        """All of it, as scores and violations."""
+        return self._points(self._numbers)
+
+    @property
     def _essential(self) -> list[int]:
         if len(self) <= HISTORY_CAP:
             return self._numbers

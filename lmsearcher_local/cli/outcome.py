@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lmsearcher_local.presets.tables import Table
     from lmsearcher_local.study.results import Result
 
+LINES = 20  # of a front on the terminal
+
 
 def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:
     """Write the search's picture, which is called ``shown`` where it cannot be written."""
@@ -32,6 +34,8 @@ def report(result: "Result", table: "Table | None") -> None:
         click.echo("The space is used up: every valid configuration was evaluated.")
     elif result.ended:
         click.echo(f"The search ended early: {result.ended}.")
+    if result.front:
+        return report_front(result)
     if result.best is None:
         if not result.nearest and any(trial.pruned for trial in result.trials):
             click.echo("No trial ran to its end: the pruner stopped them, or they failed.")
@@ -59,3 +63,19 @@ def report(result: "Result", table: "Table | None") -> None:
         best, optimum = table.optimum
         click.echo(f"The table's optimum: {optimum:.6g} ({best})")
         click.echo(f"Found: rank {table.rank(code):,} of {len(table.values):,}")
+
+
+def report_front(result: "Result") -> None:
+    """The front as a table, best in the first goal first; of a long one as many lines as fit a page."""
+    names = [goal.name for goal in result.goals]
+    count, trials = counted(len(result.front), "configuration"), counted(len(result.trials), "trial")
+    click.echo(f"\nThe front, {count} of {trials} that no other beats in every goal:")
+    rows = [[trial.code, *(f"{value:.6g}" for value in trial.values)] for trial in result.front]
+    lines = [["code", *map(str, result.goals)], *rows[:LINES]]
+    widths = [max(len(plain(line[i])) for line in lines) for i in range(len(names) + 1)]
+    for line in lines:
+        click.echo("  " + "  ".join(f"{plain(cell):>{width}}" for cell, width in zip(line, widths, strict=True)))
+    if len(rows) > LINES:
+        click.echo(f"  and {len(rows) - LINES} more in the file")
+    if result.limits:
+        click.echo(f"{counted(sum(bool(trial.breaks) for trial in result.trials), 'trial')} broke a limit")

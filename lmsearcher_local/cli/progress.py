@@ -21,10 +21,10 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}best {task.fields[best]}{task.fields[end]}"),
+        TextColumn("{task.fields[speed]}{task.fields[best]}{task.fields[end]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("search", total=trials, speed="", best="-", end="")
+        task = bar.add_task("search", total=trials, speed="", best="best -", end="")
         started: int | None = None
         shown: str | None = None
         pruned = 0
@@ -42,7 +42,9 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
                 if result.foreign:
                     console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")
                 return
-            best = "-" if result.best is None else f"{result.best[1]:.6g} ({result.best[0]})"
+            best = "best -" if result.best is None else f"best {result.best[1]:.6g} ({result.best[0]})"
+            if len(result.goals) > 1:
+                best = f"{len(result.front)} on the front"
             seconds = bar.tasks[0].elapsed or 0
             speed = f"{(result.evaluated - started) / seconds:.1f} trials/s, " if seconds else ""
             pruned += sum(trial.pruned for trial in result.latest)
@@ -51,7 +53,7 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
             end = expected_end(trials - result.evaluated, result.evaluated - started, seconds, budget)
             bar.update(task, completed=result.evaluated, speed=speed, best=best, end=end)
             for trial in result.latest:
-                if trial.breaks and not result.best:
+                if trial.breaks and not result.best and not result.front:
                     console.print(f"trial {trial.number} ({trial.code}) breaks {plain(trial.breaks)}", markup=False)
                 if trial.value is None and not trial.pruned:
                     console.print(
@@ -60,7 +62,7 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
                         soft_wrap=True,
                     )
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
-                line = f"trial {result.evaluated}/{trials}: {speed}best {best}{end}"
+                line = f"trial {result.evaluated}/{trials}: {speed}{best}{end}"
                 console.print(line, markup=False, soft_wrap=True)
             shown = best
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.candidates.measures import Goal, limits_of
+from lmsearcher_local.candidates.measures import Goal, goals_of, limits_of
 from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.cli.inputs import chosen_objective, read_first_codes, read_sources, read_warm_start
 from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
@@ -58,6 +58,9 @@ Several values and a limit: the function returns a dictionary, or the command's 
 {"accuracy": 0.91, "latency": 430}; the best is searched of those that hold every limit:
   lmsearcher-local search space.yaml --objective train:score --limit 'latency <= 500'
 \b
+Several goals: what is found is the front, in front.csv, that no other configuration beats in every goal:
+  lmsearcher-local search --table nasbench201-cifar10 --goal val_acc:max --goal latency:min
+\b
 Stop bad trials early: `def score(configuration, trial)` calls trial.report(step, value) and returns when
 trial.should_stop(); a command prints lines `step N value`. Settings are Optuna's, with commas:
   lmsearcher-local search space.yaml --objective train:score --pruner median:n_warmup_steps=3 --budget 8h
@@ -82,6 +85,13 @@ def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function: configuration dictionary in, number out.")
 @click.option("--command", metavar="SHELL", help="A shell command whose last line of output is the score.")
 @click.option("--direction", type=click.Choice(["maximize", "minimize"]), help="[default: maximize, or the table's]")
+@click.option(
+    "--goal",
+    "goals",
+    multiple=True,
+    metavar="GOAL",
+    help="A measured value to search for the best of: accuracy:max, latency:min; repeatable, up to three.",
+)
 @click.option(
     "--limit",
     "limits",
@@ -156,7 +166,7 @@ def search(
     import optuna
 
     from lmsearcher_local.model.load import load_ranker
-    from lmsearcher_local.spaces.files import RESULTS, TABLE
+    from lmsearcher_local.spaces.files import FRONT, RESULTS, TABLE
     from lmsearcher_local.study.executors import connected
     from lmsearcher_local.study.run import open_search
     from lmsearcher_local.study.savings import savings
@@ -186,8 +196,9 @@ def search(
     report(result, table)
     if plan.pruner:
         click.echo(savings(result))
-    click.echo(f"\nPicture: {out / PICTURE}\nResults: {out / RESULTS}, {out / TABLE}")
-    if result.best is None:
+    files = (RESULTS, TABLE, FRONT) if result.front else (RESULTS, TABLE)
+    click.echo(f"\nPicture: {out / PICTURE}\nResults: {', '.join(str(out / name) for name in files)}")
+    if result.best is None and not result.front:
         sys.exit(1)
 
 
@@ -202,7 +213,11 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
     space, name, table = chosen_space(given["space_file"], given["preset"], given["table"])
     direction = chosen_direction(given["direction"], table)
     limits = limits_of(given["limits"])
-    goals = (Goal(table.metric, direction),) if table and limits else ()
+    goals = goals_of(given["goals"])
+    if goals and given["direction"]:
+        raise click.UsageError("--direction is for one value without a name; a goal says its own, such as latency:min")
+    if table and limits and not goals:
+        goals = (Goal(table.metric, direction),)
     names = [goal.name for goal in goals] + [limit.name for limit in limits]
     goal = chosen_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"], names)
     warm_start = read_warm_start(given["warm_start"], space, direction)

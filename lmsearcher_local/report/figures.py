@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmsearcher_local.candidates.pareto import hypervolumes
 from lmsearcher_local.presets.drawing import new_figure, saved
 from lmsearcher_local.search.calibration import Bin
-from lmsearcher_local.study.results import Result
+from lmsearcher_local.study.results import Result, Trial
 from lmsearcher_local.system.plain import plain
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ FAR_OUT = 3.0  # interquartile ranges: values further out would flatten the rest
 
 
 def plot_search(result: Result, path: Path, title: str, label: str = "value", optimum: float | None = None) -> None:
-    """Draw the search curve as a PNG; see ``draw_search``."""
-    saved(draw_search(result, title, label, optimum), path, dpi=150)
+    """Draw the search as a PNG: its curve, see ``draw_search``, or with several goals its front, see ``draw_front``."""
+    figure = draw_front(result, title) if len(result.goals) > 1 else draw_search(result, title, label, optimum)
+    saved(figure, path, dpi=150)
 
 
 def draw_search(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
@@ -76,6 +78,50 @@ def _mark_broken(axes: Any, result: Result, ranged: bool) -> None:
         axes.plot(*places, "o", mfc="none", color="tab:red", alpha=0.6, markersize=5, label="breaks a limit")
     if found and ranged:
         axes.set_ylim(low, high)
+
+
+def draw_front(result: Result, title: str = "") -> "Figure":
+    """Left the trials by their first two goals, and the front; a third goal is a colour. Right how the hypervolume of
+    the trials that hold every limit grows, as a share of the box between each goal's worst and best value."""
+    figure = new_figure(9, 4.2)
+    left, right = figure.subplots(1, 2)
+    names = [plain(str(goal)) for goal in result.goals]
+    told, front = [trial for trial in result.trials if trial.values], result.front
+    held, broken = [trial for trial in told if trial.holds], [trial for trial in told if not trial.holds]
+    for some, style in (
+        (held, {"color": "tab:blue", "label": "trial"}),
+        (broken, {"color": "0.6", "label": "breaks a limit"}),
+    ):
+        if some:
+            left.plot(*_columns(some), "o" if some is held else "x", alpha=0.5, markersize=4, **style)
+    if front:
+        x, y = _columns(front)
+        if len(result.goals) == 2:
+            left.step(x, y, where="post", color="tab:orange")
+            left.plot(x, y, "o", color="tab:orange", markersize=5, label=f"front of {len(front)}")
+        else:
+            third = left.scatter(x, y, c=[trial.values[2] for trial in front], s=24, zorder=3, label="front")
+            figure.colorbar(third, ax=left).set_label(names[2], parse_math=False)
+        scores = result.scores(held)
+        low, high = scores.min(0), scores.max(0)
+        scaled = (scores - low) / np.where(high > low, high - low, 1.0)
+        volumes = hypervolumes(scaled, np.full(scores.shape[1], -1e-9))
+        right.step([trial.number for trial in held], volumes, where="post", color="tab:orange")
+    left.set_xlabel(names[0], parse_math=False)
+    left.set_ylabel(names[1], parse_math=False)
+    right.set(xlabel="trial", ylabel="hypervolume", title="share between the worst and best values")
+    right.title.set_fontsize("medium")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    if told:
+        left.legend(loc="best", fontsize="small")
+    figure.suptitle(fill(plain(title), 80), parse_math=False)
+    return figure
+
+
+def _columns(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    """The first two values of each trial."""
+    return [trial.values[0] for trial in trials], [trial.values[1] for trial in trials]
 
 
 def _mark_stopped(axes: Any, result: Result, sign: int) -> None:

@@ -91,25 +91,26 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     """
     from lmsearcher_local.presets.registry import preset_of
     from lmsearcher_local.report.borders import draw_borders, limit_rows, shown_scores
-    from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_search
+    from lmsearcher_local.report.figures import draw_calibration, draw_front, draw_importance, draw_search
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.schema import plan_of, runs_of, searched
 
     plan, runs = plan_of(study), runs_of(study)
     result = searched(study)
-    measured = _table(plan["objective"])
+    several = len(result.goals) > 1
+    measured = None if several else _table(plan["objective"])
     table = None if result.limits else measured  # which knows no limits
     known = preset_of(result.space)
     sign = 1 if result.direction == "maximize" else -1
-    scores = shown_scores(result)
+    scores = result.merits if several else shown_scores(result)
     picked = choices(study, result)
     everything = {code: sign * value for code, value in table.values.items()} if table else scores
     bins, points = against_pools(picked, everything), against_trials(picked, scores)
     shares = importance(result)
-    label = measured.metric if measured else "value"
-    drawing = known.draw(result.space.decode(result.best[0])) if known and result.best else None
+    label = measured.metric if measured else ", ".join(map(str, result.goals)) if several else "value"
     optimum = table.optimum[1] if table else None
+    drawing = known.draw(result.space.decode(result.best[0])) if known and result.best else None
     return {
         "plan": plan,
         "result": result,
@@ -120,8 +121,13 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "savings": savings(result) if plan.get("pruner") else None,
         "rows": best_rows(result),
         "limits": limit_rows(result),
-        "borders": _embedded(draw_borders(result, label)) if result.limits and result.nearest else None,
-        "curve": _embedded(draw_search(result, label=label, optimum=optimum)) if result.trials else None,
+        "borders": _embedded(draw_borders(result, str(result.goals[0]) if several else label))
+        if result.limits and result.nearest
+        else None,
+        "curve": _embedded(draw_front(result) if several else draw_search(result, label=label, optimum=optimum))
+        if result.trials
+        else None,
+        "front": len(result.front),
         "drawing": _embedded(drawing) if drawing else None,
         "importance": shares,
         "bars": _embedded(draw_importance(shares)) if shares else None,
@@ -147,13 +153,15 @@ def _kind(trial: "Trial") -> str:
 
 
 def best_rows(result: "Result") -> list[dict[str, Any]]:
-    """The best trials, best first: number, code, value and the architecture in words."""
+    """The best trials, best first, or those of the front: number, code, values and the architecture in words."""
     from lmsearcher_local.presets.registry import preset_of
 
     known, sign = preset_of(result.space), 1 if result.direction == "maximize" else -1
     told = [trial for trial in result.trials if trial.holds]
     told.sort(key=lambda trial: -sign * (trial.value or 0))
-    rows, values = [], aligned([trial.value or 0 for trial in told[:BEST]])
+    told = [*result.front] if result.front else told[:BEST]
+    columns = [aligned(column) for column in zip(*(trial.values for trial in told), strict=True)]
+    rows, values = [], [" / ".join(row) for row in zip(*columns, strict=True)]
     for trial, value in zip(told, values, strict=False):
         configuration = result.space.decode(trial.code)
         words = known.summary(configuration) if known else ", ".join(f"{k} = {v}" for k, v in configuration.items())
@@ -183,8 +191,9 @@ def importance(result: "Result") -> dict[str, float]:
     told = [trial for trial in result.trials if trial.holds]
     if len(told) < FEW:
         return {}
-    study = optuna.create_study(direction=result.direction)  # in memory: the search's trials alone
-    study.add_trials([trial_of(result.space, t.configuration, value=t.value) for t in told])
+    study = optuna.create_study(direction="maximize")  # in memory: the search's trials alone
+    merits = result.merits
+    study.add_trials([trial_of(result.space, t.configuration, value=merits[t.code]) for t in told])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that all are equal, which is then not shown
         shares: dict[str, float] = optuna.importance.get_param_importances(study)

@@ -17,7 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.rungs import Curve, supported_values
+from lmsearcher_local.errors import OptionError
 from lmsearcher_local.records.trials import Reader
+from lmsearcher_local.search.options import MOST
 from lmsearcher_local.search.state import State
 from lmsearcher_local.spaces.distributions import draw, edges, encode
 from lmsearcher_local.system import optuna_internals as internals
@@ -114,9 +116,10 @@ class Groups:
 
     def _restart(self, study: Study) -> None:
         """Forget all trials."""
+        directions = directions_of(study)
         self._reader, self._decomposition, self._rungs = Reader(study), Decomposition(), Rungs()
         for group in self._groups:
-            group.state.clear(direction_of(study))
+            group.state.clear(*directions)
             group.varied.clear()
 
     def _look(self, number: int | None) -> list[FrozenTrial]:
@@ -141,13 +144,13 @@ class Rungs:
     def changed(self, study: Study, trials: Iterable[FrozenTrial]) -> dict[int, tuple[FrozenTrial, float | None]]:
         """Trials that were stopped early, by number, whose values are new or others with these trials."""
         fresh = [trial for trial in trials if trial.intermediate_values and trial.state in ENDED]
-        if not fresh:
+        if not fresh or len(study.directions) > 1:  # with several, Optuna stops none
             return {}
         self._trials = sorted([*self._trials, *fresh], key=lambda trial: trial.number)
         stopped = [trial.state == TrialState.PRUNED for trial in self._trials]
         if not any(stopped):
             return {}
-        sign = 1.0 if direction_of(study) == "maximize" else -1.0
+        sign = 1.0 if directions_of(study)[0] == "maximize" else -1.0
         curves = [Curve({k: sign * v for k, v in t.intermediate_values.items()}, _final(t, sign)) for t in self._trials]
         found = {}
         for trial, early, score in zip(self._trials, stopped, supported_values(curves), strict=True):
@@ -176,8 +179,8 @@ def tell(
     deepest = {trial.number: i for i, group in enumerate(groups) for _, trial in group.latest}
     for i, group in enumerate(groups):
         for code, trial in group.latest:
-            shown = stopped[trial.number][1] if trial.number in stopped else shown_value(trial)
-            value, behind = shown, trial.state.is_finished() and deepest[trial.number] > i
+            value: Any = stopped[trial.number][1] if trial.number in stopped else shown_values(trial)
+            behind = trial.state.is_finished() and deepest[trial.number] > i
             if value is not None:
                 group.state.tell(code, value, trial.number, trial.constraints)
             elif behind:
@@ -232,7 +235,7 @@ def again(group: Group, rng: np.random.Generator) -> str | None:
     share = len(state.known) / state.space.size
     if rng.random() >= share or (share < 1 and not group.varied):
         return None
-    history = state.told.history
+    history = state.ranking()
     places = [i for i, code in enumerate(history.codes) if code in (group.varied or state.known)]
     if not places:
         return state.space.sample(rng, 1)[0]
@@ -253,15 +256,21 @@ def others(trials: Iterable[FrozenTrial], number: int | None) -> list[FrozenTria
     return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
 
 
-def direction_of(study: Study) -> Direction:
-    """The direction of a study with one objective."""
-    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+def directions_of(study: Study) -> list[Direction]:
+    """The direction of each of a study's objectives.
+
+    Raises:
+        OptionError: there are more than goals of a search.
+    """
+    if len(study.directions) > MOST:
+        raise OptionError(f"the study has {len(study.directions)} objectives; a search has at most {MOST} goals")
+    return ["maximize" if direction == StudyDirection.MAXIMIZE else "minimize" for direction in study.directions]
 
 
-def shown_value(trial: FrozenTrial) -> float | None:
-    """What the model is shown of a trial that was not stopped early, if anything."""
+def shown_values(trial: FrozenTrial) -> list[float] | None:
+    """What the model is shown of a trial that was not stopped early, if anything: a value for each objective."""
     if trial.state == TrialState.COMPLETE:
-        value = trial.value
+        values = trial.values
     else:
         return None
-    return value if value is not None and math.isfinite(value) else None
+    return values if values and all(map(math.isfinite, values)) else None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # the command line reads the options before anything slow is 
     from lmsearcher_local.candidates.history import Direction
 
 
+MOST = 3  # goals of one search
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """How to search. ``Searcher``, ``LMSearcherSampler`` and ``run`` take each of these by its name. Goals and limits
@@ -58,6 +61,10 @@ class SearchOptions:
         object.__setattr__(self, "limits", limits_of(self.limits))
         if len(self.goals) == 1:
             object.__setattr__(self, "direction", self.goals[0].direction)
+        if len(self.goals) > MOST:
+            raise OptionError(f"a search has at most {MOST} goals, not {len(self.goals)}")
+        if len(self.goals) > 1 and self.earlier:
+            raise OptionError("earlier searches are learned from with one goal only")
         if self.direction not in ("maximize", "minimize"):
             raise OptionError(f"direction is 'maximize' or 'minimize', not {self.direction!r}")
         if self.seed < 0 or self.pool_size < 1 or not 0 <= self.temperature < math.inf:
@@ -66,6 +73,11 @@ class SearchOptions:
                 f" at least 1: pool_size ({self.pool_size})"
             )
         policy(self.policy)
+
+    @property
+    def directions(self) -> "tuple[Direction, ...]":
+        """Of each goal; without goals that of the one value."""
+        return tuple(goal.direction for goal in self.goals) or (self.direction,)
 
     def without(self, *names: str) -> dict[str, Any]:
         """The other options by name."""

@@ -85,6 +85,8 @@ class LMSearcherSampler(BaseSampler):
     ) -> None:
         if "direction" in options:
             raise ValueError("the direction is the study's: create it with one")
+        if options.get("goals"):
+            raise ValueError("the goals are the study's: create it with a direction for each")
         if options.get("limits"):
             raise ValueError("limits are the study's: its trials say them with set_constraint")
         if options.get("first") and space is None:
@@ -112,10 +114,9 @@ class LMSearcherSampler(BaseSampler):
         """A value for each parameter; the model is asked for all groups at once.
 
         Raises:
-            ValueError: the study has several objectives.
+            OptionError: the study has more objectives than a search may have goals.
             PromptError: a group does not fit the checkpoint.
         """
-        self._raise_error_if_multi_objective(study)
         with self._lock:
             values = self._sampled(study, trial, search_space) if search_space else {}
             if self._shared:  # also before the first trial, which asks nothing
@@ -149,10 +150,9 @@ class LMSearcherSampler(BaseSampler):
         With each comes what the model picked it from, where it was asked. Fewer come back when the space holds no more.
 
         Raises:
-            ValueError: the study has several objectives, or the sampler has no fixed space.
+            ValueError: the sampler has no fixed space.
             NothingToPropose: no other configuration was found; ``SpaceExhausted``: there is none.
         """
-        self._raise_error_if_multi_objective(study)
         if self._fixed is None:
             raise ValueError("without a fixed space, configurations are proposed to trials of a study only")
         with self._lock:
@@ -179,11 +179,9 @@ class LMSearcherSampler(BaseSampler):
         """A random value, for a parameter that no trial has shown yet or that has another range now.
 
         Raises:
-            ValueError: the study has several objectives.
             StudyError: the space is fixed. Nothing is sampled on its own there: a code's parameters belong together.
             NoConfiguration: the fixed space holds no other configuration, or none was found.
         """
-        self._raise_error_if_multi_objective(study)
         if self._fixed:
             if reason := internals.read_trial(study, trial).system_attrs.get(USED_UP):
                 raise NoConfiguration(reason)

@@ -67,11 +67,11 @@ class Searcher:
         if isinstance(value, Mapping):
             for name, item in value.items():
                 check_number(code, item, name)
-        elif not self.options.limits:
+        elif not self.options.limits and not self.options.goals:
             return self.state.tell(code, value, number)
         values, violations = judged(value, self.options.goals, self.options.limits)
         named = zip(map(str, self.options.limits), violations, strict=True)
-        self.state.tell(code, values[0], number, dict(named))
+        self.state.tell(code, values, number, dict(named))
 
     def begin(self, code: str) -> None:
         """Note that somebody else evaluates a code: it counts as asked.
@@ -91,16 +91,18 @@ class Searcher:
 
     @property
     def history(self) -> History:
-        """What was told, in order of evaluation, as scores to maximise."""
-        return self.state.told.history
+        """What was told, in order of evaluation, as scores to maximise; of several goals, how far off the front."""
+        return self.state.ranking()
 
     @property
     def best(self) -> tuple[str, float]:
         """The best code so far that holds every limit, and its value.
 
         Raises:
-            HistoryError: nothing was told yet, or nothing that holds every limit.
+            HistoryError: nothing was told yet, or nothing that holds every limit; or there are several goals.
         """
+        if len(self.state.goals) > 1:
+            raise HistoryError("a search of several goals has no single best code; Searcher.front has the best ones")
         told = self.state.told
         if not len(told):
             raise HistoryError("nothing was told yet, so nothing is best")
@@ -108,6 +110,17 @@ class Searcher:
             code, broken = told.nearest
             raise HistoryError(f"nothing told holds every limit; the nearest, {code}, breaks {breaks(broken)}")
         return best
+
+    @property
+    def front(self) -> list[tuple[str, dict[str, float]]]:
+        """The codes that hold every limit and that no other dominates, in order of evaluation, and the goals' values.
+
+        Raises:
+            HistoryError: the search has no goals.
+        """
+        if not (names := [goal.name for goal in self.options.goals]):
+            raise HistoryError("only a search of goals has a front; give it some, such as ['accuracy:max', 'size:min']")
+        return [(code, dict(zip(names, values, strict=True))) for code, values in self.state.front()]
 
     def _take(self, proposals: Sequence[Proposal]) -> list[str]:
         """Note what was proposed: from now on it is pending."""

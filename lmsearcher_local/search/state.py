@@ -1,21 +1,24 @@
 """What is known of a search: its space, its options, what was told, what is pending and what failed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from lmsearcher_local.candidates.earlier import Sources
-from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.candidates.goals import GoalsSurrogate, essential, standing
+from lmsearcher_local.candidates.history import Direction, History
 from lmsearcher_local.candidates.kernel import fit_kernel
-from lmsearcher_local.candidates.limits import LimitedSurrogate
+from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, broken
+from lmsearcher_local.candidates.pareto import on_front
 from lmsearcher_local.candidates.policies import policy
 from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
 from lmsearcher_local.candidates.told import NONE, Told
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.plain import counted
 
 FITS = 32  # of the kernel that are remembered: beginnings of the history, with pending codes and without, by limit
 
@@ -39,25 +42,38 @@ class State:
         self.sources = Sources(options.earlier)
         self._fit = lru_cache(maxsize=FITS)(fit_kernel)
         self._valid: set[str] = set()  # codes that were checked, because the same ones are told again and again
-        self.clear(options.direction)
+        self.clear(*options.directions)
         for code in options.first:
             self._check(code)
 
-    def clear(self, direction: Direction) -> None:
-        """Forget everything told, begun and closed."""
-        self.told = Told(1.0 if direction == "maximize" else -1.0)
+    def clear(self, *directions: Direction) -> None:
+        """Forget everything told, begun and closed; from now on a value is told for each of the directions."""
+        self.goals = [Told(1.0 if direction == "maximize" else -1.0) for direction in directions]
+        self.told = self.goals[0]  # all of them hold the same codes and violations
         self.pending: dict[str, None] = {}  # begun and not yet told, in that order
         self.closed: set[str] = set()  # failed
         self.known: set[str] = set()
 
-    def tell(self, code: str, value: float, number: int | None = None, violations: Mapping[str, float] = NONE) -> None:
-        """Add the value of a code, and by how much it breaks each limit, by name; see ``Searcher.tell``."""
+    def tell(
+        self,
+        code: str,
+        value: float | Sequence[float],
+        number: int | None = None,
+        violations: Mapping[str, float] = NONE,
+    ) -> None:
+        """Add the value of a code, of several goals one for each, and by how much it breaks each limit, by name; see
+        ``Searcher.tell``."""
         self._check(code)
-        check_number(code, value)
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if len(values) != len(self.goals):
+            raise HistoryError(f"{code} came with {counted(len(values), 'value')}, not {len(self.goals)}")
+        for one in values:
+            check_number(code, one)
         self.pending.pop(code, None)
         self.closed.discard(code)
         self.known.add(code)
-        self.told.tell(code, float(value), number, violations)
+        for goal, one in zip(self.goals, values, strict=True):
+            goal.tell(code, float(one), number, violations)
 
     def begin(self, code: str) -> None:
         """Note that a code is being evaluated."""
@@ -81,6 +97,8 @@ class State:
 
     def surrogate(self) -> Surrogate:
         """What is expected of codes; pending ones count with the score that the trials told let expect of them."""
+        if len(self.goals) > 1:
+            return GoalsSurrogate(self.space, essential(self._points), self._fit).with_pending([*self.pending])
         if self.told.limits:
             limited = LimitedSurrogate(self.space, self.told.essential_points, self._fit, self.sources)
             return limited.with_pending([*self.pending]) if self.pending else limited
@@ -88,6 +106,28 @@ class State:
         if not self.pending:
             return told
         return Surrogate(self.space, impute_pending(told, [*self.pending]), self._fit, self.sources)
+
+    def ranking(self) -> History:
+        """The codes told, in order of evaluation, with scores that say which are better; with several goals, how far
+        each stands off the front."""
+        if len(self.goals) == 1:
+            return self.told.history
+        points = self._points
+        return History(points.codes, tuple((-standing(points)).tolist()))
+
+    def front(self) -> list[tuple[str, tuple[float, ...]]]:
+        """The codes within the limits that no other of them dominates, in order of evaluation, and their values."""
+        points = self._points
+        values = points.scores * [goal.sign for goal in self.goals]
+        bad = broken(points.violations)
+        places = np.flatnonzero(~bad)[on_front(points.scores[~bad])] if not bad.all() else ()
+        return [(points.codes[i], tuple(values[i].tolist())) for i in places]
+
+    @property
+    def _points(self) -> Points:
+        """What was told of several goals: scores ``[codes, goals]``."""
+        told = [goal.points for goal in self.goals]
+        return Points(told[0].codes, np.stack([points.scores for points in told], 1), told[0].violations)
 
     def _check(self, code: str) -> None:
         if code not in self._valid:

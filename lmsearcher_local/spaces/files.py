@@ -17,6 +17,7 @@ from lmsearcher_local.spaces.space import Option, SearchSpace
 
 RESULTS = "historical_results.json"
 TABLE = "results.csv"
+FRONT = "front.csv"
 COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, before those of the parameters
 MEASURE = "measured "  # begins the columns of measured values, behind those of the parameters
 BREAKS = "breaks "  # begins the reason of a trial that has a value and breaks a limit

@@ -95,7 +95,7 @@ def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna
     if (
         found is None
         and not study.get_trials(deepcopy=False)
-        and study.direction.name.lower() == plan.options.direction
+        and tuple(direction.name.lower() for direction in study.directions) == plan.options.directions
     ):
         return study  # killed right after it was created
     where = str(out) if storage is None else f"study {name} of {hide_password(storage)}"
@@ -185,7 +185,7 @@ def _this_process() -> dict[str, Any]:
 def created(out: Path, plan: Plan, storage: str | None) -> optuna.Study:
     """A new study."""
     name = study_name(out, storage)
-    return optuna.create_study(storage=opened(out, storage), study_name=name, direction=plan.options.direction)
+    return optuna.create_study(storage=opened(out, storage), study_name=name, directions=plan.options.directions)
 
 
 def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) -> None:

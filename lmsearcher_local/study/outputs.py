@@ -1,4 +1,5 @@
-"""The files of a search: results.csv has a line more after each trial, historical_results.json is written at intervals.
+"""The files of a search: results.csv has a line more after each trial, historical_results.json is written at intervals,
+with several goals front.csv, too.
 
 Both are made whole when a search starts and when it ends, but for a ``kill -9``; the storage knows what they lack then.
 """
@@ -8,8 +9,8 @@ import os
 import time
 from pathlib import Path
 
-from lmsearcher_local.spaces.files import RESULTS, STOPPED, TABLE, write_atomically, write_history
-from lmsearcher_local.study.results import Result, Trial, table_of, text_of
+from lmsearcher_local.spaces.files import FRONT, RESULTS, STOPPED, TABLE, write_atomically, write_history
+from lmsearcher_local.study.results import Result, Trial, front_text, table_of, text_of
 
 SHARE = 20  # between two writings of the JSON lies so many times what one takes
 
@@ -51,6 +52,8 @@ class Outputs:
 
     def _write_history(self, result: Result) -> None:
         started = time.monotonic()
+        if len(result.goals) > 1:
+            write_atomically(self._folder / FRONT, front_text(result))
         holding = [trial for trial in result.trials if not trial.breaks]
         known = [(trial, trial.reported if trial.pruned else trial.value) for trial in holding]
         valued = [(trial, value) for trial, value in known if value is not None and math.isfinite(value)]

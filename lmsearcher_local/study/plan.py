@@ -28,8 +28,8 @@ class Plan:
     ``objective`` and ``checkpoint`` are names: the objective's, and the checkpoint's identity.
 
     Raises:
-        StudyError: there are limits and a warm start, of which nobody knows whether it holds them; or a pruner and
-            several goals.
+        StudyError: there is a warm start, and limits or several goals, of which it says nothing; or several
+            goals and a pruner.
     """
 
     space: SearchSpace
@@ -46,6 +46,8 @@ class Plan:
             raise StudyError(
                 "a warm start does not say whether its trials hold the limits; give it as an earlier search"
             )
+        if self.warm_start and len(self.options.goals) > 1:
+            raise StudyError("a warm start has one value for each configuration, and this search several goals")
 
     def describe(self) -> dict[str, Any]:
         """The plan as the storage keeps it."""

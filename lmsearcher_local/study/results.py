@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
@@ -14,9 +14,11 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from lmsearcher_local.candidates.goals import standing
 from lmsearcher_local.candidates.history import Direction
-from lmsearcher_local.candidates.limits import excess
+from lmsearcher_local.candidates.limits import Points, excess
 from lmsearcher_local.candidates.measures import Goal, Limit, breaks
+from lmsearcher_local.candidates.pareto import on_front
 from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.records.storage import PLAN, planned_space
 from lmsearcher_local.records.trials import Reader
@@ -55,6 +57,7 @@ class Trial:
     seconds: float | None = field(default=None, compare=False)  # of its evaluation, which an equal trial need not take
     measured: tuple[tuple[str, float], ...] = ()  # by name
     violations: tuple[tuple[str, float], ...] = ()  # of each limit: above 0 it is broken
+    values: tuple[float, ...] = ()  # of each goal; ``value`` is the first
 
     @property
     def configuration(self) -> Configuration:
@@ -97,9 +100,36 @@ class Result:
 
     @cached_property
     def best(self) -> tuple[str, float] | None:
-        """The best code that holds every limit and its value; nothing where there is none."""
-        best = _best(self.trials, self.direction)
+        """The best code that holds every limit and its value; nothing where there is none, or several goals."""
+        best = _best(self.trials, self.direction) if len(self.goals) < 2 else None
         return None if best is None else (best.code, best.value)  # type: ignore[return-value]
+
+    @cached_property
+    def front(self) -> tuple[Trial, ...]:
+        """With several goals, the trials that hold every limit and that no other dominates, by the first goal."""
+        if len(self.goals) < 2:
+            return ()
+        held = [trial for trial in self.trials if trial.holds]
+        places = np.flatnonzero(on_front(self.scores(held))) if held else ()
+        sign = 1 if self.direction == "maximize" else -1
+        return tuple(sorted((held[i] for i in places), key=lambda trial: (-sign * trial.values[0], trial.number)))
+
+    def scores(self, trials: Sequence[Trial]) -> np.ndarray:
+        """The values of trials that have some, higher better, ``[trials, goals]``."""
+        directions = [goal.direction for goal in self.goals] or [self.direction]
+        signs = [1 if direction == "maximize" else -1 for direction in directions]
+        return np.array([trial.values for trial in trials]).reshape(len(trials), len(signs)) * signs
+
+    @cached_property
+    def merits(self) -> dict[str, float]:
+        """Of each code that has values, how good it is, higher better: its value, or how near to the front it is."""
+        valued = [trial for trial in self.trials if trial.value is not None]
+        scores = self.scores(valued)
+        if len(self.goals) > 1:
+            known = [[dict(trial.violations).get(str(limit), math.nan) for limit in self.limits] for trial in valued]
+            violations = np.array(known).reshape(len(valued), len(self.limits))
+            scores = -standing(Points((), scores, violations))[:, None]
+        return {trial.code: float(score) for trial, score in zip(valued, scores[:, 0], strict=True)}
 
     @cached_property
     def nearest(self) -> Trial | None:
@@ -162,7 +192,8 @@ class Tally:
             if before.trials and latest and latest[0].number < before.trials[-1].number:
                 trials = tuple(sorted(trials, key=lambda trial: trial.number))
             self._evaluated += sum(not trial.given for trial in latest)
-            self._best = _best([*([self._best] if self._best else []), *latest], before.direction)
+            if len(before.goals) < 2:
+                self._best = _best([*([self._best] if self._best else []), *latest], before.direction)
             self._result = self._counted(
                 replace(before, trials=trials, foreign=before.foreign + foreign, latest=tuple(latest))
             )
@@ -200,8 +231,9 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
         number,
         code,
         tuple(space.decode(code).items()),
-        None if pruned else trial.value,
+        None if pruned or not trial.values else trial.values[0],
         _stop(step, reported) if pruned else attributes.get(REASON),
+        values=() if pruned else tuple(trial.values or ()),
         measured=tuple(attributes.get(MEASURED, {}).items()),
         violations=tuple(trial.constraints.items()),
         given=WARM in attributes,
@@ -254,6 +286,18 @@ def text_of(result: Result) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(columns(result))
     return text.getvalue() + table_of(result, result.trials)
+
+
+def front_text(result: Result) -> str:
+    """A CSV of the front: a line for each trial on it, with the goals' values and the parameters."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{MEASURE}{goal.name}" for goal in result.goals]
+    writer.writerow(["trial", "ncode", *names, *map(column_of, result.space.names)])
+    for trial in result.front:
+        options = [trial.configuration.get(name) for name in result.space.names]
+        writer.writerow([trial.number, trial.code, *trial.values, *options])
+    return text.getvalue()
 
 
 def dataframe(result: Result) -> "pandas.DataFrame":

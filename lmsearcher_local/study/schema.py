@@ -34,7 +34,7 @@ def plan_of(study: Study) -> dict[str, Any]:
         StudyError: the study is of another program, or its plan is not as a search writes it.
     """
     plan = study.user_attrs.get(PLAN)
-    if not isinstance(plan, dict) or len(study.directions) != 1:
+    if not isinstance(plan, dict) or len(study.directions) != max(1, len(plan.get("goals") or ())):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
     _check(plan, PLANNED, "the plan")
     if plan["direction"] not in ("maximize", "minimize"):
