@@ -121,13 +121,10 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "savings": savings(result) if plan.get("pruner") else None,
         "rows": best_rows(result),
         "limits": limit_rows(result),
-        "borders": _embedded(draw_borders(result, str(result.goals[0]) if several else label))
-        if result.limits and result.nearest
-        else None,
+        "borders": _embedded(draw_borders(result, label)) if result.limits and result.nearest else None,
         "curve": _embedded(draw_front(result) if several else draw_search(result, label=label, optimum=optimum))
         if result.trials
         else None,
-        "front": len(result.front),
         "drawing": _embedded(drawing) if drawing else None,
         "importance": shares,
         "bars": _embedded(draw_importance(shares)) if shares else None,
