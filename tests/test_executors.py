@@ -258,7 +258,7 @@ def test_ctrl_c_ends_what_is_under_way(tmp_path: Path, prepare: str) -> None:
     )
     if not prepare:
         journal = tmp_path / "study.journal"
-        while not journal.exists() or journal.read_text().count("x4") < 4:
+        while not journal.exists() or journal.read_text().count('"params":{') < 4:
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
