@@ -23,7 +23,6 @@ from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.pareto import hypervolume
 from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
-from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.tables import table
 from lmsearcher_local.search.searcher import Searcher, ask_together
 from lmsearcher_local.spaces.space import SearchSpace
@@ -191,21 +190,17 @@ def _with_model(problems: Sequence[str], seed: int, engine: str) -> Iterator[dic
     """Searches with the bundled checkpoint, as rows."""
     if not problems:
         return
-    started, ranker = time.process_time(), _ranker(engine)
-    searchers = {one: Searcher(problem(one).space, ranker, goals=problem(one).goals, seed=seed) for one in problems}
+    started = time.process_time()
     codes: dict[str, list[str]] = {one: [] for one in problems}
-    for _ in range(TRIALS):
-        for one, [code] in zip(problems, ask_together([*searchers.values()]), strict=True):
-            codes[one].append(code)
-            found = problem(one)
-            searchers[one].tell(code, dict(zip(found.metrics, found.scores[code], strict=True)))
+    with load_ranker(engine=engine) as ranker:
+        searchers = {one: Searcher(problem(one).space, ranker, goals=problem(one).goals, seed=seed) for one in problems}
+        for _ in range(TRIALS):
+            for one, [code] in zip(problems, ask_together([*searchers.values()]), strict=True):
+                codes[one].append(code)
+                found = problem(one)
+                searchers[one].tell(code, dict(zip(found.metrics, found.scores[code], strict=True)))
     for one in problems:
         yield _row(MODEL, one, seed, (time.process_time() - started) / len(problems), codes[one])
-
-
-@cache
-def _ranker(engine: str) -> Ranker:
-    return load_ranker(engine=engine).__enter__()
 
 
 def _row(method: str, name: str, seed: int, seconds: float, codes: Sequence[str]) -> dict[str, Any]:
