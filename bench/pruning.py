@@ -195,7 +195,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         for name, curve in curves(rows, problem).items():
             own = [row for row in rows if row["method"] == name and row["problem"] == problem]
             trials, pruned = (sum(row[key] for row in own) for key in ("trials", "pruned"))
-            cells = [f"{mean:.4f}" for mean in curve[:, [mark - 1 for mark in MARKS]].mean(0)]
+            cells = [
+                "-" if np.isnan(mean) else f"{mean:.4f}" for mean in curve[:, [mark - 1 for mark in MARKS]].mean(0)
+            ]
             text += f"| {name} ({len(own)}) | {' | '.join(cells)} | {trials / len(own):.0f} | {pruned / trials:.0%} |\n"
     return text
 
@@ -212,7 +214,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             mean, error = curve.mean(0), curve.std(0) / np.sqrt(max(1, len(curve) - 1))
             axes.plot(steps, mean, "--" if name.startswith("Optuna") else "-", color=f"C{i}", label=name)
             axes.fill_between(steps, mean - error, mean + error, color=f"C{i}", alpha=0.12, linewidth=0)
-        axes.set(xlabel="epochs trained, in all", ylabel="best validation loss", title=problem, yscale="log")
+        axes.set(xlabel="epochs trained, in all", ylabel="best validation loss", title=problem)
+        lowest = min(curve[:, -1].mean() for curve in curves(rows, problem).values())
+        axes.set_ylim(0.8 * lowest, 4 * lowest)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     saved(figure, path, dpi=120)
