@@ -245,7 +245,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 "lw": 1.2 if name in BASELINES else 2.4,
             }
             [handles[name]] = axes.plot(np.arange(1, TRIALS + 1), mean.clip(1e-3), **style)
-        axes.set(yscale="log", title=group, xlabel="evaluations", xlim=(1, TRIALS))
+        title = f"accuracy within a limit, {group} problems"
+        axes.set(yscale="log", title=title, xlabel="evaluations", xlim=(1, TRIALS))
         axes.grid(alpha=0.3, which="both")
         if i == 1:
             axes.set_ylabel("normalised regret within the limit, mean")
