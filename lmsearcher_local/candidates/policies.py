@@ -17,12 +17,6 @@ POLICIES = {
 
 
 def policy(name: str) -> "Policy":
-    """The policy of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in POLICIES:
-        raise ValueError(f"policy is one of {', '.join(POLICIES)}, not {name!r}")
+    """The policy of that name."""
     found: Policy = resolve_name(POLICIES[name])
     return found

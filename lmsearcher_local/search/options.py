@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.candidates.measures import Goal, Limit, goals_of, limits_of
-from lmsearcher_local.candidates.policies import policy
+from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.errors import OptionError
 
 if TYPE_CHECKING:  # the command line reads the options before anything slow is imported
@@ -72,7 +72,8 @@ class SearchOptions:
                 f"at least 0 and finite: seed ({self.seed}), temperature ({self.temperature});"
                 f" at least 1: pool_size ({self.pool_size})"
             )
-        policy(self.policy)
+        if self.policy not in POLICIES:
+            raise OptionError(f"policy is one of {', '.join(POLICIES)}, not {self.policy!r}")
 
     @property
     def directions(self) -> "tuple[Direction, ...]":
