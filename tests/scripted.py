@@ -3,7 +3,12 @@
 And an objective in the searching process, for tests of what is not about processes: starting one takes seconds.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -13,6 +18,9 @@ from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class AliasCodec:
@@ -77,3 +85,21 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+def play_model(monkeypatch: "pytest.MonkeyPatch", folder: Path) -> list[str]:
+    """Let commands work in this folder with a scripted model. The engines that they load are listed."""
+    from lmsearcher_local.model import checkpoint, load
+
+    engines: list[str] = []
+
+    @contextmanager
+    def load_ranker(*arguments: object, engine: str, **options: object) -> Iterator[Ranker]:
+        engines.append(engine)
+        yield scripted_ranker()
+
+    monkeypatch.setattr(load, "load_ranker", load_ranker)
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path, **options: SimpleNamespace(identity="scripted"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(folder)
+    return engines

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +17,7 @@ import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner, Result
-from scripted import scripted_ranker
+from scripted import play_model
 
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import (
@@ -31,8 +30,6 @@ from lmsearcher_local.errors import (
     SpaceError,
     StudyError,
 )
-from lmsearcher_local.model import checkpoint, load
-from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.spaces.files import TABLE, read_pool
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.run import JOURNAL, RESULTS, Search
@@ -44,20 +41,7 @@ SPACE = "rank: [4, 8, 16]\nlr: [0.1, 0.01]\nname: [a, b, c]\n"
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
     """A working folder with a space and an objective, and a scripted model; lists the engines that were loaded."""
-    engines: list[str] = []
-
-    @contextmanager
-    def load_ranker(checkpoint: Path | None, engine: str, **options: object) -> Iterator[Ranker]:
-        engines.append(engine)
-        yield scripted_ranker()
-
-    class Scripted:
-        identity = "scripted"
-
-    monkeypatch.setattr(load, "load_ranker", load_ranker)
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path, **options: Scripted)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
+    engines = play_model(monkeypatch, tmp_path)
     Path("space.yaml").write_text(SPACE)
     Path("goal.py").write_text("def score(configuration):\n    return configuration['rank'] * configuration['lr']\n")
     yield engines

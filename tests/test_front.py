@@ -1,21 +1,17 @@
 """Searches of several goals as studies: what is stored and found, the files, the command line, resumes and Optuna."""
 
 import csv
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner, Result
-from scripted import scripted_ranker
+from scripted import play_model, scripted_ranker
 
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import OptionError, StudyError
-from lmsearcher_local.model import checkpoint, load
-from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.records.storage import stored_study
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher
@@ -121,18 +117,7 @@ def test_more_objectives_than_goals_are_refused() -> None:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[object]:
     """The command line in a folder of its own, with a scripted model."""
-
-    @contextmanager
-    def load_ranker(*arguments: object, **options: object) -> Iterator[Ranker]:
-        yield scripted_ranker()
-
-    class Scripted:
-        identity = "scripted"
-
-    monkeypatch.setattr(load, "load_ranker", load_ranker)
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda path, **options: Scripted)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
+    play_model(monkeypatch, tmp_path)
     yield lambda *arguments: CliRunner().invoke(main, arguments)
     optuna.logging.set_verbosity(optuna.logging.INFO)
 

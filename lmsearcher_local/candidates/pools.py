@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from lmsearcher_local.candidates.surrogate import Appraisal, Surrogate
+from lmsearcher_local.spaces.sampling import Taken
 from lmsearcher_local.spaces.space import SearchSpace
 
 PARENTS = 5  # codes whose neighbourhood is searched
@@ -95,7 +96,8 @@ def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude
     parents = space.array([*surrogate.parents(PARENTS, rng), *earlier])
     near, mixed = neighbourhood(space, parents, rng), recombined(space, parents, rng, RECOMBINED)
     candidates, rows = unseen(space, np.concatenate([space.array(earlier), near, mixed]), exclude)
-    seen = {*exclude, *candidates}
+    seen = Taken(exclude)
+    seen.update(candidates)
     sampled = space.sample(rng, SAMPLED, seen)
     seen.update(sampled)
     candidates += sampled

@@ -10,8 +10,9 @@ with them:
 What they find is checked as everything else is, on a plain dictionary.
 """
 
-from collections.abc import Collection, ItemsView, Iterator, Sequence, ValuesView
-from itertools import islice
+from collections.abc import Collection, ItemsView, Iterable, Iterator, Sequence, ValuesView
+from collections.abc import Set as AbstractSet
+from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,34 @@ OTHERS = 200  # options of a parameter that a descent tries at most
 LIMIT = 50  # tries of a descent at least: half of them have twice as many, a quarter four times, …
 
 
+class Taken(Collection[str]):
+    """Codes to leave out, and those found on top. The former are not copied: a long search has very many."""
+
+    def __init__(self, exclude: Collection[str]) -> None:
+        self._before = exclude if isinstance(exclude, AbstractSet | Taken) else set(exclude)
+        self._more: set[str] = set()
+
+    def add(self, code: str) -> None:
+        """Leave out one more, which is not among them."""
+        self._more.add(code)
+
+    def update(self, codes: Iterable[str]) -> None:
+        """Leave out some more, none of which is among them."""
+        self._more.update(codes)
+
+    def __contains__(self, code: object) -> bool:
+        return code in self._more or code in self._before
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self._before, self._more)
+
+    def __len__(self) -> int:
+        return len(self._before) + len(self._more)
+
+
 def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Collection[str]) -> list[str]:
     """See ``SearchSpace.sample``."""
-    taken: set[str] = set(exclude)
+    taken = Taken(exclude)
     found: list[str] = []
     if n < 1:
         return found
@@ -59,7 +85,7 @@ def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Coll
     return found + space.codes(np.stack(np.unravel_index(picked, space.sizes), axis=1))
 
 
-def _constrained(space: "SearchSpace", rng: np.random.Generator, n: int, taken: set[str]) -> list[str]:
+def _constrained(space: "SearchSpace", rng: np.random.Generator, n: int, taken: Taken) -> list[str]:
     """The same where there are expressions: none of the codes drawn breaks one."""
     assert space.constraints is not None
     found: list[str] = []
@@ -84,7 +110,7 @@ def _constrained(space: "SearchSpace", rng: np.random.Generator, n: int, taken: 
     return found + search(space, Random(int(rng.integers(1 << 62))), n - len(found), taken) if len(rows) else found
 
 
-def search(space: "SearchSpace", random: Random, n: int, taken: set[str]) -> list[str]:
+def search(space: "SearchSpace", random: Random, n: int, taken: Taken) -> list[str]:
     """Up to ``n`` valid codes that are not ``taken``, which grows by them."""
     known = [*space.anchor, *sorted(taken)]
     patience = TRIES if known else FIRST_TRIES
