@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ConfigSpace
 import numpy as np
 import optuna
 import pytest
@@ -242,22 +243,23 @@ def test_a_configspace(tmp_path: Path) -> None:
 
 
 def test_what_configspace_itself_writes(tmp_path: Path) -> None:
-    module = pytest.importorskip("ConfigSpace")
-    space = module.ConfigurationSpace(space={"op": ["conv", "pool", "none"], "depth": (1, 6)}, name="cells")
-    space.add(module.OrdinalHyperparameter("size", ["s", "m", "l"]), module.Constant("epochs", 200))
+    space = ConfigSpace.ConfigurationSpace(
+        space={"op": ["conv", "pool", "none"], "depth": (1, 6)}, name="cells", seed=0
+    )
+    space.add(ConfigSpace.OrdinalHyperparameter("size", ["s", "m", "l"]), ConfigSpace.Constant("epochs", 200))
     space.to_json(tmp_path / "space.json")
     found = SearchSpace.load(tmp_path / "space.json")
     for configuration in space.sample_configuration(50):
         found.encode(dict(configuration))
     assert found.size == space.estimate_size()
-    space.add(module.Categorical("kernel", [3, 5]))
-    space.add(module.EqualsCondition(space["kernel"], space["op"], "conv"))
+    space.add(ConfigSpace.Categorical("kernel", [3, 5]))
+    space.add(ConfigSpace.EqualsCondition(space["kernel"], space["op"], "conv"))
     space.add(
-        module.ForbiddenAndConjunction(
-            module.ForbiddenEqualsClause(space["kernel"], 3), module.ForbiddenInClause(space["depth"], [5, 6])
+        ConfigSpace.ForbiddenAndConjunction(
+            ConfigSpace.ForbiddenEqualsClause(space["kernel"], 3), ConfigSpace.ForbiddenInClause(space["depth"], [5, 6])
         )
     )
-    space.add(module.ForbiddenGreaterThanRelation(space["depth"], space["epochs"]))
+    space.add(ConfigSpace.ForbiddenGreaterThanRelation(space["depth"], space["epochs"]))
     space.to_json(tmp_path / "space.json")
     found = SearchSpace.load(tmp_path / "space.json")
     drawn = {found.encode(dict(configuration)) for configuration in space.sample_configuration(2000)}

@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner
+from optuna.pruners import MedianPruner
 
 from bench.rankers import JudgeRanker, surrogate
 from lmsearcher_local.candidates.kernel import fit_kernel
@@ -27,6 +28,7 @@ from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.objectives.steps import RunningTrial
 from lmsearcher_local.study.results import Result, dataframe, result_of
 from lmsearcher_local.study.run import run
 
@@ -88,6 +90,45 @@ def test_codes_hold_a_limit_as_probably_as_their_neighbours() -> None:
     pending = limited.with_pending(others[:2])
     assert len(pending.history) == 62
     assert np.isfinite(pending.appraise(others[2:]).improvements).all()
+
+
+def test_what_was_stopped_early_counts_with_the_violation_that_is_expected_of_it() -> None:
+    codes = SPACE.sample(np.random.default_rng(1), 60)
+    measured = [measure(SPACE.decode(code)) for code in codes]
+    scores = np.array([one["score"] for one in measured])
+    violations = np.array([[one["cost"] - 5] for one in measured])
+    order = np.argsort(violations[:, 0])
+    stopped = [order[0], order[-1]]  # one that would hold, and one that would not
+    scores[stopped] = scores.max() + 1
+    violations[stopped] = NAN
+    shown = LimitedSurrogate(SPACE, Points(tuple(codes), scores, violations), fit_kernel).history.scores
+    assert shown[stopped[0]] == scores[stopped[0]]
+    assert shown[stopped[1]] < scores[~(violations[:, 0] > 0)].min()
+
+
+def test_a_pruner_beside_a_limit(tmp_path: Path) -> None:
+    def goal(configuration: Configuration, trial: RunningTrial) -> dict[str, float]:
+        measured = measure(configuration)
+        for step in range(1, 10):
+            trial.report(step, measured["score"] * step)
+            if trial.should_stop():
+                break
+        return {"score": measured["score"], "cost": measured["cost"]}
+
+    for name, ends in (("whole", [30]), ("parts", [11, 30])):
+        for trials in ends:
+            result = search(tmp_path / name, trials, goal, pruner=MedianPruner(n_startup_trials=2), resume=True)
+    whole, parts = (read_trials(tmp_path / name) for name in ("whole", "parts"))
+    assert whole == parts
+    assert any(pruned for _, pruned in whole)
+    assert result.best is not None
+    assert measure(SPACE.decode(result.best[0]))["cost"] <= 5
+    assert result.best[1] >= 20  # of 24
+
+
+def read_trials(out: Path) -> list[tuple[object, bool]]:
+    study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(_journal(out)))
+    return [(trial.params, trial.state == optuna.trial.TrialState.PRUNED) for trial in study.trials]
 
 
 def test_told_in_any_order_and_again() -> None:

@@ -1,7 +1,8 @@
 """Limits on what is measured: what breaks one ranks below all that hold, and how probably a code holds them all.
 
 Notation: ``n`` trials, ``m`` limits. A violation is by how much a trial breaks a limit, above 0; at most 0 it holds.
-NaN is one that nobody measured; it counts as holding and says nothing.
+NaN is one that nobody measured, as of a trial that was stopped early: what the other trials let expect stands in for
+it, and while none was measured it counts as holding.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from lmsearcher_local.candidates.earlier import NO_SOURCES, Sources
-from lmsearcher_local.candidates.history import History, normal_scores
+from lmsearcher_local.candidates.history import History, normal_scores, truncate_history
 from lmsearcher_local.candidates.surrogate import Appraisal, Fit, Surrogate, expected_improvement, impute_pending
 from lmsearcher_local.spaces.space import SearchSpace
 
@@ -75,7 +76,8 @@ class LimitedSurrogate(Surrogate):
 
     def __init__(self, space: SearchSpace, points: Points, fit: Fit, sources: Sources = NO_SOURCES) -> None:
         (codes, scores, violations), fit = points, by_rank(fit)
-        super().__init__(space, History(codes, tuple(ranked(scores, violations).tolist())), fit, sources)
+        self._violations = completed(space, points, fit)
+        super().__init__(space, History(codes, tuple(ranked(scores, self._violations).tolist())), fit, sources)
         self._points = points
         self._scores = Surrogate(space, History(codes, tuple(scores.tolist())), fit, sources)
         self._scores.kept = self.kept
@@ -89,7 +91,7 @@ class LimitedSurrogate(Surrogate):
         """
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         chances = self.holding.chances(rows)
-        holds = ~broken(self._points.violations[self.kept])
+        holds = ~broken(self._violations[self.kept])
         if not holds.any():
             return Appraisal(*self.posterior(rows), chances)
         means, deviations = self._scores.posterior(rows)
@@ -101,6 +103,20 @@ class LimitedSurrogate(Surrogate):
         codes, scores = (history := impute_pending(self._scores, pending)).codes, np.array(history.scores)
         violations = np.concatenate([self._points.violations, self.holding.expected(pending)])
         return LimitedSurrogate(self.space, Points(codes, scores, violations), self._fit, self.sources)
+
+
+def completed(space: SearchSpace, points: Points, fit: Fit) -> np.ndarray:
+    """The violations, with what is expected of those that nobody measured, ``[n, m]``."""
+    codes, scores, violations = points
+    missing = np.flatnonzero(np.isnan(violations).any(1))
+    if not len(missing):
+        return violations
+    holding = Holding(space, codes, violations, truncate_history(scores.tolist()), fit)
+    found = violations.copy()
+    found[missing] = np.where(
+        np.isnan(violations[missing]), holding.expected([codes[i] for i in missing]), violations[missing]
+    )
+    return found
 
 
 def shortfall(improvements: np.ndarray) -> np.ndarray:

@@ -74,7 +74,10 @@ def is_same_trial(one: FrozenTrial, other: FrozenTrial) -> bool:
 
 def view_without(study: Study, mark: str, pruner: BasePruner) -> Study:
     """The study for a pruner, as if there were no trials with this user attribute and the others had been numbered
-    without them. Hyperband goes by numbers, and successive halving by attributes that trials keep."""
+    without them. Hyperband goes by numbers, and successive halving by attributes that trials keep.
+
+    Nor are there trials that break a constraint: one that holds all is to be compared with its like.
+    """
     view = Study(study.study_name, study._storage, study.sampler, pruner)
     view._storage = _Without(study._storage, mark)  # type: ignore[assignment]
     return view
@@ -97,6 +100,7 @@ class _Without:
         kept = [trial for trial in trials if self._mark not in trial.user_attrs]
         if len(kept) < len(trials):
             kept = [_numbered(trial, number) for number, trial in enumerate(kept)]
+        kept = [trial for trial in kept if all(violation <= 0 for violation in trial.constraints.values())]
         return [trial for trial in kept if states is None or trial.state in states]
 
 
