@@ -1,36 +1,35 @@
 """Early stopping on real training against none: the best value against all steps trained.
 
-``python -m bench.pruning --problem dev --seeds 5 --out runs/pruning``; the same command goes on where it was stopped.
+``python -m bench.pruning --problems dev --seeds 5``; the same command goes on where it was stopped.
 A trial trains a perceptron of scikit-learn for up to 27 epochs on data that come with it, and reports the validation
 loss after each. All searches end after as many epochs as 30 whole trainings take. Ours picks what the surrogate expects
-most of: no model is needed. Rows are lines of ``rows.jsonl``, of which ``summary.md`` and ``curves.png`` are made.
+most of: no model is needed.
 """
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import click
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
-from bench.quality import append, read
+from bench import measured
+from bench.measured import Row
 from bench.rankers import JudgeRanker, surrogate
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.system.provenance import provenance
 
 EPOCHS = 27  # of a whole training
 WHOLE = 30  # trainings that the budget pays
 DIVERGED = 10.0  # loss of a training whose weights are not finite any more
 MARKS = (5, 10, 15, 20, 30)  # whole trainings at which the summary reads the curves
-PROBLEMS = {"dev": "breast_cancer", "report": "digits"}  # data sets of scikit-learn
+PROBLEMS = {"dev": ["breast_cancer"], "report": ["digits"]}  # data sets of scikit-learn
 SPACE = SearchSpace(
     {
         "hidden": [4, 8, 16, 32, 64],
@@ -71,29 +70,15 @@ METHODS = {
 }
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--problem", type=click.Choice([*PROBLEMS]), default="dev", help="That to report only to report.")
-@click.option("--seeds", type=click.IntRange(1), default=5, help="Searches per method.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
-def main(problem: str, seeds: int, out: Path) -> None:
-    """Search with and without early stopping, and compare."""
+def run(name: str, problems: Sequence[str], seed: int) -> Iterator[Row]:
+    """Searches of a method as rows."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")  # of trainings that diverge, which is their result
-    out.mkdir(parents=True, exist_ok=True)
-    done = {(row["method"], row["problem"], row["seed"]) for row in read(out / "rows.jsonl")}
-    for seed in range(seeds):
-        for name in METHODS:
-            if (name, PROBLEMS[problem], seed) not in done:
-                row = run(name, PROBLEMS[problem], seed)
-                append(out / "rows.jsonl", row | provenance())
-                click.echo(f"{name}, seed {seed}: {row['seconds']} s, {row['trials']} trials, best {row['best'][-1]}")
-    rows = read(out / "rows.jsonl")
-    (out / "summary.md").write_text(markdown(rows), encoding="utf-8")
-    plot(rows, out / "curves.png")
-    click.echo(markdown(rows))
+    for problem in problems:
+        yield run_one(name, problem, seed)
 
 
-def run(name: str, problem: str, seed: int) -> dict[str, Any]:
+def run_one(name: str, problem: str, seed: int) -> Row:
     """One search as a row: the best loss of a whole training, after as many epochs as each number of them takes."""
     started, method = time.monotonic(), METHODS[name]
     study = optuna.create_study(sampler=method.sampler(seed), pruner=method.pruner(), study_name=f"{problem}-{seed}")
@@ -173,7 +158,7 @@ def _data(problem: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     return scaler.transform(train), known, scaler.transform(valid), truth
 
 
-def curves(rows: Sequence[dict[str, Any]], problem: str) -> dict[str, np.ndarray]:
+def curves(rows: Sequence[Row], problem: str) -> dict[str, np.ndarray]:
     """By method the best loss after each number of whole trainings' steps, ``[seeds, WHOLE]``; NaN before the first."""
     found: dict[str, list[list[float]]] = {}
     for row in rows:
@@ -182,7 +167,7 @@ def curves(rows: Sequence[dict[str, Any]], problem: str) -> dict[str, np.ndarray
     return {name: np.array(found[name]) for name in METHODS if name in found}
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """The table of the documentation."""
     text = (
         f"Best validation loss of a whole training, mean over seeds, after as many epochs as"
@@ -202,25 +187,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return text
 
 
-def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel for each problem: the mean of the best loss against epochs, with its standard error."""
-    from lmsearcher_local.presets.drawing import new_figure, saved
-
-    problems = list(dict.fromkeys(row["problem"] for row in rows))
-    figure = new_figure(6.5 * len(problems), 4.5)
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """The best loss against epochs, a panel for each data set."""
+    panels = {name: found for names in PROBLEMS.values() for name in names if (found := curves(rows, name))}
     steps = EPOCHS * np.arange(1, WHOLE + 1)
-    for axes, problem in zip(figure.subplots(1, len(problems), squeeze=False)[0], problems, strict=True):
-        for i, (name, curve) in enumerate(curves(rows, problem).items()):
-            mean, error = curve.mean(0), curve.std(0) / np.sqrt(max(1, len(curve) - 1))
-            axes.plot(steps, mean, "--" if name.startswith("Optuna") else "-", color=f"C{i}", label=name)
-            axes.fill_between(steps, mean - error, mean + error, color=f"C{i}", alpha=0.12, linewidth=0)
-        axes.set(xlabel="epochs trained, in all", ylabel="best validation loss", title=problem)
-        lowest = min(curve[:, -1].mean() for curve in curves(rows, problem).values())
-        axes.set_ylim(0.8 * lowest, 4 * lowest)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    saved(figure, path, dpi=120)
+    labels = {"xlabel": "epochs trained, in all", "ylabel": "best validation loss, mean"}
+    measured.plot(panels, [*METHODS], path, steps, **labels)
 
+
+main = measured.command(
+    "pruning", "Search with and without early stopping, and compare.", PROBLEMS, [*METHODS], run, markdown, plot
+)
 
 if __name__ == "__main__":
     main()
