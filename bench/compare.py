@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.study.results import result_of
 
 
@@ -23,7 +23,7 @@ def main(searches: tuple[str, ...], title: str, label: str, out: Path) -> None:
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
     axes = figure.add_subplot()
     for name, _, folder in (search.partition("=") for search in searches):
-        result = result_of(stored_study(folder))
+        result = result_of(load_study(folder))
         found = np.array([t.value for t in result.trials if t.value is not None and not t.given])
         best = (np.maximum if result.direction == "maximize" else np.minimum).accumulate(found)
         axes.step(np.arange(1, len(best) + 1), best, where="post", label=name, lw=2)

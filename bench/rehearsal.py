@@ -25,7 +25,7 @@ import optuna
 from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.memory import plan_memory
 from lmsearcher_local.presets.tables import table as load_table
-from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.search import throughput
 from lmsearcher_local.search.calibration import RANKING
 from lmsearcher_local.spaces.files import RESULTS, TABLE
@@ -129,7 +129,7 @@ def measured(step: str, arguments: Sequence[str | Path], out: Path, enough: Call
 
 def times(search: Path, row: Row) -> Row:
     """Seconds from the start of a search's process to the model's first suggestion, and from one to the next."""
-    trials = stored_study(search).get_trials(deepcopy=False)
+    trials = load_study(search).get_trials(deepcopy=False)
     asked = [trial.datetime_complete for trial in trials if RANKING in trial.user_attrs and trial.datetime_complete]
     gaps = [(after - before).total_seconds() for before, after in pairwise(asked)]
     first = (asked[0] - datetime.fromisoformat(row["began"])).total_seconds()

@@ -48,7 +48,7 @@ def test_threads_that_overlap_leave_what_the_first_one_found() -> None:
 
 
 def test_a_block_within_a_block_asks_nothing_of_the_libraries() -> None:
-    with one_thread(), patch("lmsearcher_local.system.blas.undisturbed", side_effect=AssertionError):
+    with one_thread(), patch("lmsearcher_local.system.blas.defer_signals", side_effect=AssertionError):
         with one_thread():
             assert threads() == {1}
         assert threads() == {1}

@@ -16,7 +16,7 @@ from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import HistoryError, LMSearcherError, SpaceError, StudyError
 from lmsearcher_local.records.earlier_runs import read_earlier, study_as_earlier
 from lmsearcher_local.records.sources import read_first
-from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.report.page import page_of
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.propose import INITIAL
@@ -44,7 +44,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", ["", "results.csv", "historical_results.json", "study.journal", "study"])
 def test_every_form_of_a_search_says_the_same_in_its_own_direction(old: Path, file: str) -> None:
-    source = stored_study(old) if file == "study" else old / file
+    source = load_study(old) if file == "study" else old / file
     earlier, notes = read_earlier(source, SPACE, "maximize")
     assert notes == ()
     assert earlier.positions == (0, 1, 2)
@@ -59,7 +59,7 @@ def test_a_space_that_is_only_partly_the_same(old: Path, file: str) -> None:
     earlier, notes = read_earlier(old / file, space)
     assert earlier.positions == (1, 2)
     assert earlier.space.names == ("kind", "rank")
-    told = [trial.params for trial in stored_study(old).trials]
+    told = [trial.params for trial in load_study(old).trials]
     fit = {(params["kind"], params["rank"]) for params in told if params["rank"] != 4}
     configurations = [earlier.space.decode(code) for code in earlier.history.codes]
     assert {(found["kind"], found["rank"]) for found in configurations} == fit
@@ -122,7 +122,7 @@ def test_equal_seeds_and_a_resume_hold_and_a_changed_source_is_said(old: Path, t
     search("parts", 8, resume=True)
     assert search("parts", 12, resume=True) == whole
     assert search("none", 12, earlier=()) != whole
-    choice = choice_of(stored_study(tmp_path / "whole").trials[INITIAL], space)
+    choice = choice_of(load_study(tmp_path / "whole").trials[INITIAL], space)
     assert choice is not None
     assert choice.belief is not None
     assert len(choice.belief[1]) == 2
@@ -154,7 +154,7 @@ def test_an_optuna_study_learns_from_others(fixed: bool) -> None:
 
 
 def test_what_a_sampler_cannot_learn_from_is_refused_at_once(old: Path) -> None:
-    several, one = optuna.create_study(directions=["minimize", "maximize"]), stored_study(old)
+    several, one = optuna.create_study(directions=["minimize", "maximize"]), load_study(old)
     for earlier, reason in (
         ([several], "has 2 objectives"),
         ([one] * 51, "51 earlier searches were given; at most 50"),
@@ -248,7 +248,7 @@ def test_the_command_line(old: Path, rows_folder: Path, tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     sentence = "has kind besides, which is ignored, and says nothing about depth, which it does not have"
     assert found.output.count(sentence) == 2
-    assert stored_study(tmp_path / "out").trials[0].params == {"rank": 16, "lr": 0.1, "depth": 2}
+    assert load_study(tmp_path / "out").trials[0].params == {"rank": 16, "lr": 0.1, "depth": 2}
     again = CliRunner().invoke(main, [*arguments[:-4], "--resume"])
     assert again.exit_code == 2
     assert "another list of first" in again.output

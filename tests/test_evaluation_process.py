@@ -15,7 +15,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.errors import SearchStopped
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
-from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.executors import connect
 from lmsearcher_local.study.objectives.function import FunctionObjective
 from lmsearcher_local.study.results import Result
 from lmsearcher_local.study.run import run
@@ -78,7 +78,7 @@ def test_evaluations_on_a_cluster_see_the_environment_of_its_workers(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(HERE)  # functions are imported from there
-    with connected(f"{kind}:{request.getfixturevalue(kind)}") as (executor, _):
+    with connect(f"{kind}:{request.getfixturevalue(kind)}") as (executor, _):
         monkeypatch.setenv("MARKS", "of this process, which is none of theirs")
         objective = FunctionObjective("goals:environment_digest")
         result = search(tmp_path, objective, 4, executor=executor)

@@ -27,7 +27,7 @@ from lmsearcher_local.errors import LMSearcherError, StudyError
 from lmsearcher_local.presets.tables import table
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.executors import connect
 from lmsearcher_local.study.objectives.command import CommandObjective
 from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.study.objectives.table import TableObjective
@@ -63,7 +63,7 @@ def test_clusters_are_used_at_once(tmp_path: Path, cluster: str) -> None:
     """Each evaluation of the first four waits until as many processes are at it."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    with connected(cluster) as (executor, slots):
+    with connect(cluster) as (executor, slots):
         assert slots == CLUSTER
         objective = FunctionObjective(partial(meets_in, str(marks)))
         result = search(tmp_path / "search", 12, objective, executor=executor, workers=slots)
@@ -78,7 +78,7 @@ def test_a_cluster_s_workers_hardly_wait(tmp_path: Path, cluster: str, monkeypat
         "import time\ndef half_a_second(c):\n    time.sleep(0.5)\n    return sum(c.values()) % 7\n"
     )
     objective = FunctionObjective("slow:half_a_second")
-    with connected(cluster) as (executor, slots):
+    with connect(cluster) as (executor, slots):
         assert slots == CLUSTER
         search(tmp_path / "warm", 4, objective, executor=executor, workers=slots)  # workers start and import
         started = time.monotonic()
@@ -91,7 +91,7 @@ def test_a_cluster_s_workers_hardly_wait(tmp_path: Path, cluster: str, monkeypat
 
 def test_clusters_take_every_objective(tmp_path: Path, cluster: str) -> None:
     cells = table("hpobench-car")
-    with connected(cluster) as (executor, slots):
+    with connect(cluster) as (executor, slots):
         for i, objective in enumerate(
             (
                 CommandObjective("echo {x0}", SPACE),
@@ -116,7 +116,7 @@ def test_clusters_take_every_objective(tmp_path: Path, cluster: str) -> None:
 
 def test_clusters_report_steps_and_hear_when_to_stop(tmp_path: Path, cluster: str) -> None:
     pruner, objective = MedianPruner(n_startup_trials=2), FunctionObjective("goals:trains")
-    with connected(cluster) as (executor, slots):
+    with connect(cluster) as (executor, slots):
         result = search(tmp_path, 16, objective, executor=executor, workers=slots, pruner=pruner)
     stopped = [trial for trial in result.trials if trial.pruned]
     assert stopped
@@ -126,7 +126,7 @@ def test_clusters_report_steps_and_hear_when_to_stop(tmp_path: Path, cluster: st
 
 
 def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with connected(cluster) as (executor, slots):
+    with connect(cluster) as (executor, slots):
         # Dask blames a death on all that its worker had to do; where new workers start slowly, that is more than one.
         at_once = 1 if cluster.startswith("dask") else slots
         result = search(tmp_path, 10, InProcess(dies), executor=executor, workers=at_once)
@@ -148,7 +148,7 @@ def test_clusters_survive_their_workers(tmp_path: Path, cluster: str, capfd: pyt
 )
 def test_no_cluster(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmsearcher_local.study.executors.CONNECTING", 1)
-    with pytest.raises(StudyError) as error, connected(spec):
+    with pytest.raises(StudyError) as error, connect(spec):
         pass
     assert str(error.value).startswith(message)
 

@@ -20,7 +20,7 @@ from scripted import scripted_ranker
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
-from lmsearcher_local.study.executors import connected
+from lmsearcher_local.study.executors import connect
 from lmsearcher_local.study.objectives.command import CommandObjective
 from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
 from lmsearcher_local.study.results import Result
@@ -82,7 +82,7 @@ def place(kind: str, request: pytest.FixtureRequest) -> Iterator[Executor | None
         with ProcessPoolExecutor(1, get_context("spawn")) as executor:
             yield executor
     elif kind in ("dask", "ray"):
-        with connected(f"{kind}:{request.getfixturevalue(kind)}") as (executor, _):
+        with connect(f"{kind}:{request.getfixturevalue(kind)}") as (executor, _):
             yield executor
     else:
         yield None

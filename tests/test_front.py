@@ -12,7 +12,7 @@ from scripted import play_model, scripted_ranker
 
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import OptionError, StudyError
-from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.distributions import distributions
@@ -50,7 +50,7 @@ def test_the_front_is_found_stored_and_resumed(tmp_path: Path, limits: tuple[str
     assert {trial.code: dict(zip(("accuracy", "latency"), trial.values, strict=True)) for trial in found.front} == dict(
         searcher.front
     )
-    study = stored_study(str(tmp_path / "whole"))
+    study = load_study(str(tmp_path / "whole"))
     assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert {trial.number + 1 for trial in study.best_trials} == {trial.number for trial in found.front}
     assert found.best is None

@@ -13,7 +13,7 @@ from scripted import scripted_ranker
 
 from lmsearcher_local.candidates.history import HISTORY_CAP, History, truncate_history
 from lmsearcher_local.candidates.told import Told
-from lmsearcher_local.records.storage import stored_study
+from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search import groups
 from lmsearcher_local.search.groups import Decomposition
@@ -94,7 +94,7 @@ def test_every_result_is_that_of_a_count_of_all(tmp_path: Path, workers: int) ->
     result = search(tmp_path, 40, on_trial=count, resume=True, **options)
     ended = [trial for one in told[1:] for trial in one.latest]
     assert sorted([*told[0].trials, *ended], key=lambda trial: trial.number) == [*result.trials]
-    assert result == result_of(stored_study(tmp_path))
+    assert result == result_of(load_study(tmp_path))
     assert lines(tmp_path) == expected(result)  # in order at the end
 
 
@@ -124,14 +124,14 @@ def test_files_end_whole_however_a_search_ends(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, 20, on_trial=stop)
-    found = [trial for trial in result_of(stored_study(tmp_path)).trials if trial.value is not None]
+    found = [trial for trial in result_of(load_study(tmp_path)).trials if trial.value is not None]
     assert [entry["cell"] for entry in json.loads((tmp_path / RESULTS).read_text()).values()] == [t.code for t in found]
 
 
 def test_a_reader_sees_each_trial_until_it_has_ended(tmp_path: Path) -> None:
     for storage in (None, f"sqlite:///{tmp_path}/a.db"):
         search(tmp_path / str(storage is None), 3, storage=storage)
-        study = stored_study(tmp_path / "True" if storage is None else f"{storage}#{'False'}")
+        study = load_study(tmp_path / "True" if storage is None else f"{storage}#{'False'}")
         reader = Reader(study)
         assert [trial.number for trial in reader.read()] == [0, 1, 2]
         first, second = study.ask(), study.ask()

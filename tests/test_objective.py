@@ -17,7 +17,7 @@ from processes import gone
 from lmsearcher_local.errors import ObjectiveError
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives import worker
-from lmsearcher_local.study.objectives.base import ObjectiveFailed, checked
+from lmsearcher_local.study.objectives.base import ObjectiveFailed, check_measured
 from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
 
 SPACE = SearchSpace({"rate": [0.1, 1e-8], "name": ["a b", "it's; rm -rf $HOME"], "on": [True, False]})
@@ -57,18 +57,18 @@ NONE = [
 
 @pytest.mark.parametrize("value", NUMBERS, ids=repr)
 def test_numbers_are_scores(value: float) -> None:
-    assert checked(value) == value
-    assert type(checked(value)) is float
+    assert check_measured(value) == value
+    assert type(check_measured(value)) is float
 
 
 @pytest.mark.parametrize("value", NONE, ids=lambda value: repr(value)[:30])
 def test_anything_else_is_none(value: object) -> None:
     with pytest.raises(ObjectiveFailed, match="the objective returned"):
-        checked(value)
+        check_measured(value)
 
 
 def test_several_numbers_by_name_are_measured_values() -> None:
-    measured = checked({"accuracy": np.float32(0.5), " latency ": torch.tensor(3)})
+    measured = check_measured({"accuracy": np.float32(0.5), " latency ": torch.tensor(3)})
     assert measured == {"accuracy": 0.5, "latency": 3.0}
     assert {type(value) for value in measured.values()} == {float}  # type: ignore[union-attr]
 
@@ -87,7 +87,7 @@ def test_several_numbers_by_name_are_measured_values() -> None:
 )
 def test_a_mapping_holds_finite_numbers_by_name(value: object, reason: str) -> None:
     with pytest.raises(ObjectiveFailed, match=f"the objective returned .*{reason}"):
-        checked(value)
+        check_measured(value)
 
 
 def test_a_function_may_run_in_this_process() -> None:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from scripted import scripted_ranker
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, hide_password, stored_study
+from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, hide_password, load_study
 from lmsearcher_local.report.page import page_of
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -56,7 +56,7 @@ def trial_of(study: optuna.Study, **values: Any) -> optuna.trial.FrozenTrial:
 def test_folders_of_one_name_are_studies_of_their_own(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     first = search(tmp_path / "a" / "lora", storage=url)
-    ours = stored_study(f"{url}#lora")  # the hash may be left out while it is the only one
+    ours = load_study(f"{url}#lora")  # the hash may be left out while it is the only one
     running = ours._storage.create_new_trial(
         ours._study_id, optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"lmsearcher": True})
     )
@@ -67,7 +67,7 @@ def test_folders_of_one_name_are_studies_of_their_own(tmp_path: Path) -> None:
     assert len(names) == 2
     assert all(name.startswith("lora-") for name in names)
     with pytest.raises(StudyError, match="holds no study 'lora'; it holds: lora-"):
-        stored_study(f"{url}#lora")
+        load_study(f"{url}#lora")
     assert search(tmp_path / "a" / "lora", storage=url, resume=True) == first
 
 
@@ -93,7 +93,7 @@ def taken_over(message: str) -> None:
 def test_one_process_searches_in_a_study(tmp_path: Path) -> None:
     url, out = f"sqlite:///{tmp_path}/studies.db", tmp_path / "out"
     search(out, 3, storage=url)
-    study = stored_study(url)
+    study = load_study(url)
     assert study.user_attrs[OWNER] is None
     parent = psutil.Process(os.getppid())
     owner = {"host": socket.gethostname(), "pid": parent.pid, "started": parent.create_time()}
@@ -122,7 +122,7 @@ def test_a_file_system_without_locks(
     assert search(tmp_path).evaluated == 6
     [record] = [record for record in caplog.records if record.name.startswith("lmsearcher")]
     assert f"{tmp_path} cannot be locked ({os.strerror(code)}); make sure that no other search runs" in record.message
-    study = stored_study(tmp_path)
+    study = load_study(tmp_path)
     parent = psutil.Process(os.getppid())
     study.set_user_attr(OWNER, {"host": socket.gethostname(), "pid": parent.pid, "started": parent.create_time()})
     with pytest.raises(StudyError, match="is searched by process"):
@@ -165,7 +165,7 @@ def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
 
 def test_trials_of_other_programs(tmp_path: Path) -> None:
     search(tmp_path, 6)
-    study = stored_study(tmp_path)
+    study = load_study(tmp_path)
     other = study.ask({"lr": FloatDistribution(0, 1)})
     study.tell(other, 0.5)
     study.tell(study.ask(), state=TrialState.FAIL)
@@ -176,7 +176,7 @@ def test_trials_of_other_programs(tmp_path: Path) -> None:
     result = search(tmp_path, 9, resume=True)
     assert (result.evaluated, result.foreign) == (9, 2)
     assert result.trials[6].configuration == enqueued  # first of all
-    states = {trial.number: trial.state for trial in stored_study(tmp_path).trials}
+    states = {trial.number: trial.state for trial in load_study(tmp_path).trials}
     assert states[running.number] == TrialState.RUNNING
     assert states[running.number + 1] == TrialState.WAITING  # no configuration: left to who enqueued it
     assert search(tmp_path, 9, resume=True) == result
@@ -187,7 +187,7 @@ def test_trials_of_other_programs(tmp_path: Path) -> None:
 def test_an_enqueued_trial_survives_a_kill(tmp_path: Path) -> None:
     search(tmp_path, 2)
     enqueued = {"a": "z", "b": 8, "c": False}
-    stored_study(tmp_path).enqueue_trial(enqueued)
+    load_study(tmp_path).enqueue_trial(enqueued)
 
     def interrupted(configuration: Configuration) -> float:
         raise KeyboardInterrupt
@@ -236,7 +236,7 @@ def test_a_resume_checks_the_predicate(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys.modules[__name__], "LIMIT", 4)
     with pytest.raises(StudyError, match="another validity predicate"):
         search(tmp_path, space=SearchSpace(options, small), resume=True)
-    study = stored_study(tmp_path)
+    study = load_study(tmp_path)
     plan = study.user_attrs[PLAN]
     study.set_user_attr(PLAN, plan | {"valid": plan["valid"] | {"python": "3.1"}})  # whose bytecode says nothing here
     with pytest.raises(StudyError, match=r"validity predicate refuses trial \d, \{'a': .*: resume with the predicate"):
@@ -271,10 +271,10 @@ def test_a_resume_with_nothing_to_do_keeps_what_the_last_run_counted(tmp_path: P
     ranker = scripted_ranker()
     ranker.engine.prompt_tokens = 0  # type: ignore[attr-defined]
     run(InProcess(score), SPACE, ranker, out=tmp_path, trials=6)
-    runs = stored_study(tmp_path).user_attrs[RUNS]
+    runs = load_study(tmp_path).user_attrs[RUNS]
     ranker.engine.prompt_tokens = 7  # type: ignore[attr-defined]
     run(InProcess(score), SPACE, ranker, out=tmp_path, trials=6, resume=True)
-    assert stored_study(tmp_path).user_attrs[RUNS] == runs
+    assert load_study(tmp_path).user_attrs[RUNS] == runs
     assert len(runs) == 1
 
 

@@ -21,8 +21,8 @@ from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.registry import preset
-from lmsearcher_local.records.storage import stored_study
-from lmsearcher_local.report.page import aligned, facts, page, times
+from lmsearcher_local.records.storage import load_study
+from lmsearcher_local.report.page import align, facts, page, times
 from lmsearcher_local.search.calibration import LEVELS, Choice, _bin, against_pools, against_trials, coverage, levels_of
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -145,7 +145,7 @@ def test_its_numbers_are_those_of_the_study(searched: tuple[Path, Result], opene
 
 def test_its_statistics_are_those_of_the_pools(searched: tuple[Path, Result], opened: tuple[Reader, str]) -> None:
     out, result = searched
-    study = stored_study(out)
+    study = load_study(out)
     found = facts(study)
     searcher, scores, choices = Searcher(SPACE, scripted_ranker(), seed=7, direction="minimize"), {}, []
     for trial in result.trials:  # the same search again, with what the searcher says of each pick
@@ -289,7 +289,7 @@ def test_its_times_are_of_the_zone_that_it_names(
     def first(zone: str) -> str:
         monkeypatch.setenv("TZ", zone)
         time.tzset()
-        found = times(stored_study(searched[0]))
+        found = times(load_study(searched[0]))
         assert found is not None
         return str(found["first"])
 
@@ -301,9 +301,9 @@ def test_its_times_are_of_the_zone_that_it_names(
 
 
 def test_columns_line_up() -> None:
-    assert aligned([72.96, 72.9467, 7]) == ["72.9600", "72.9467", "7.0000"]
-    assert aligned([1e-9, 0.25]) == ["1e-09", "0.25"]
-    assert aligned([]) == []
+    assert align([72.96, 72.9467, 7]) == ["72.9600", "72.9467", "7.0000"]
+    assert align([1e-9, 0.25]) == ["1e-09", "0.25"]
+    assert align([]) == []
 
 
 def failing(configuration: Configuration) -> float:
@@ -365,7 +365,7 @@ def test_other_storages_and_what_is_no_search(tmp_path: Path, monkeypatch: pytes
         assert message in result.stderr
     assert sorted(Path().rglob("*")) == files
     with pytest.raises(StudyError, match="there is no"):
-        stored_study("nowhere")
+        load_study("nowhere")
 
 
 def test_a_search_under_way_can_be_looked_at(searched: tuple[Path, Result], tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_the_page_says_how_well_predicted_scores_fit(tmp_path: Path, direction: 
         return values[-1]
 
     run(score, space, Ranker(ScriptedEngine(), Predicting()), out=tmp_path, trials=52, direction=direction)
-    study = stored_study(str(tmp_path))
+    study = load_study(str(tmp_path))
     choices = [(trial.value, choice_of(trial, space)) for trial in study.get_trials() if trial.number >= 5]
     told = [(value, choice.expected) for value, choice in choices if choice and choice.expected]
     assert len(told) == 6  # given 8, 16, 24, 32, 40 and 48 trials

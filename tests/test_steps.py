@@ -15,7 +15,7 @@ from processes import gone
 
 from lmsearcher_local.errors import ObjectiveError, StudyError
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.channel import RemoteWatch, listening
+from lmsearcher_local.study.channel import RemoteWatch, listen
 from lmsearcher_local.study.executors import evaluate
 from lmsearcher_local.study.objectives.base import Objective, ObjectiveFailed
 from lmsearcher_local.study.objectives.command import CommandObjective
@@ -150,7 +150,7 @@ def test_the_channel_answers_who_knows_the_token() -> None:
         heard.append((trial, step, value))
         return step > 1
 
-    with listening(judge, here=True) as watch_of:
+    with listen(judge, here=True) as watch_of:
         watch = watch_of(5)
         assert [watch(1, 0.5), watch(2, float("inf"))] == [False, True]
         stranger = RemoteWatch(watch.host, watch.addresses, watch.port, "guessed", 5)
@@ -166,7 +166,7 @@ def test_the_channel_answers_who_knows_the_token() -> None:
 
 
 def test_the_channel_is_open_to_a_cluster() -> None:
-    with listening(lambda trial, step, value: True, here=False) as watch_of:
+    with listen(lambda trial, step, value: True, here=False) as watch_of:
         watch = watch_of(5)
         elsewhere = RemoteWatch("another machine", watch.addresses, watch.port, watch.token, 5)
         assert elsewhere(1, 1.0) is True

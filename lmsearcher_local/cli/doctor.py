@@ -180,12 +180,12 @@ def _forms(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
         lines.append("  fp8 (made while loading with --quantization fp8) or 4 bits: the layers, not the vocabulary.")
     if prompt >= checkpoint.context:
         lines.append(f"  This checkpoint reads {checkpoint.context:,} tokens: it cannot search {preset} to the end.")
-    choices = [f"{name} on {_listed([card for card in CARDS if best.get(card) == name])} GB" for name in best.values()]
+    choices = [f"{name} on {_join([card for card in CARDS if best.get(card) == name])} GB" for name in best.values()]
     choices += [f"nothing on {card} GB" for card in CARDS if card not in best]
     return "\n".join([*lines, f"Verdict: {'; '.join(dict.fromkeys(choices))}."])
 
 
-def _listed(cards: list[int]) -> str:
+def _join(cards: list[int]) -> str:
     return " and ".join(filter(None, [", ".join(map(str, cards[:-1])), str(cards[-1])]))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lmsearcher_local.study.plan import Values
 
 
-def chosen_objective(
+def choose_objective(
     space: "SearchSpace",
     table: "Table | None",
     function: str | None,

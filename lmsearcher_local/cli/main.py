@@ -74,13 +74,13 @@ class Commands(click.Group):
             click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
             status = 128 + number
         except click.ClickException as error:
-            status = _refused(error.format_message(), error.exit_code)
+            status = _report_error(error.format_message(), error.exit_code)
         except LMSearcherError as error:
-            status = _refused(str(error), error.exit_status)
+            status = _report_error(str(error), error.exit_status)
         sys.exit(status)
 
 
-def _refused(message: str, status: int) -> int:
+def _report_error(message: str, status: int) -> int:
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return status
 
@@ -159,7 +159,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return checkpoint_options(engine(command))
 
 
-def chosen_space(
+def choose_space(
     space_file: Path | None, preset: str | None, table: str | None
 ) -> "tuple[SearchSpace, str, Table | None]":
     """The space, its name, and the table where it comes from one."""
@@ -177,7 +177,7 @@ def chosen_space(
     return SearchSpace.load(space_file), space_file.stem, None
 
 
-def chosen_direction(given: str | None, table: "Table | None", otherwise: str | None = None) -> "Direction":
+def choose_direction(given: str | None, table: "Table | None", otherwise: str | None = None) -> "Direction":
     """The table's direction, else the given one, else ``otherwise``, else up."""
     if table is not None:
         if given is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmsearcher_local.system.plain import counted, plain
+from lmsearcher_local.system.plain import plain, quantity
 
 if TYPE_CHECKING:
     from lmsearcher_local.presets.tables import Table
@@ -47,7 +47,7 @@ def report(result: "Result", table: "Table | None") -> None:
     code, value = result.best
     configuration = result.space.decode(code)
     width = max(len(plain(name)) for name in configuration)
-    click.echo(f"\nBest of {counted(len(result.trials), 'trial')}: {code}")
+    click.echo(f"\nBest of {quantity(len(result.trials), 'trial')}: {code}")
     for key, option in configuration.items():
         click.echo(f"  {plain(key):<{width}}  {plain(option)}")
     if known := preset_of(result.space):
@@ -58,7 +58,7 @@ def report(result: "Result", table: "Table | None") -> None:
         measured = dict(next(trial for trial in result.trials if trial.code == code and trial.holds).measured)
         for limit in result.limits:
             click.echo(f"{plain(limit.name)}: {measured[limit.name]:.6g} ({plain(limit)})")
-        click.echo(f"{counted(broken, 'trial')} broke a limit")
+        click.echo(f"{quantity(broken, 'trial')} broke a limit")
     elif table is not None:
         best, optimum = table.optimum
         click.echo(f"The table's optimum: {optimum:.6g} ({best})")
@@ -68,7 +68,7 @@ def report(result: "Result", table: "Table | None") -> None:
 def report_front(result: "Result") -> None:
     """The front as a table, best in the first goal first; of a long one as many lines as fit a page."""
     names = [goal.name for goal in result.goals]
-    count, trials = counted(len(result.front), "configuration"), counted(len(result.trials), "trial")
+    count, trials = quantity(len(result.front), "configuration"), quantity(len(result.trials), "trial")
     click.echo(f"\nThe front, {count} of {trials} that no other beats in every goal:")
     rows = [[trial.code, *(f"{value:.6g}" for value in trial.values)] for trial in result.front]
     lines = [["code", *map(str, result.goals)], *rows[:LINES]]
@@ -78,4 +78,4 @@ def report_front(result: "Result") -> None:
     if len(rows) > LINES:
         click.echo(f"  and {len(rows) - LINES} more in the file")
     if result.limits:
-        click.echo(f"{counted(sum(bool(trial.breaks) for trial in result.trials), 'trial')} broke a limit")
+        click.echo(f"{quantity(sum(bool(trial.breaks) for trial in result.trials), 'trial')} broke a limit")

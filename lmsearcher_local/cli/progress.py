@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from lmsearcher_local.system.plain import counted, plain
+from lmsearcher_local.system.plain import plain, quantity
 
 if TYPE_CHECKING:
     from lmsearcher_local.study.results import Result
@@ -36,8 +36,8 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
                 pruned = sum(trial.pruned for trial in result.trials)
                 bar.reset(task, total=trials, completed=started)
                 if started:
-                    done = f"{started} of {counted(trials, 'trial')} are done already"
-                    more = f"{counted(started, 'trial')} are done already; {trials} were asked for"
+                    done = f"{started} of {quantity(trials, 'trial')} are done already"
+                    more = f"{quantity(started, 'trial')} are done already; {trials} were asked for"
                     console.print(done if started <= trials else more)
                 if result.foreign:
                     console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")

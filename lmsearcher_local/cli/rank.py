@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
-from lmsearcher_local.system.plain import counted, plain
+from lmsearcher_local.cli.main import choose_direction, choose_space, model_options, space_options
+from lmsearcher_local.system.plain import plain, quantity
 
 if TYPE_CHECKING:
     from lmsearcher_local.candidates.history import Direction, History
@@ -74,14 +74,14 @@ def rank(
     from lmsearcher_local.records.sources import read_history
     from lmsearcher_local.spaces.files import read_pool
 
-    space, _, measured = chosen_space(space_file, preset, table)
-    chosen_direction(direction, measured)  # refuses two, before files are read
+    space, _, measured = choose_space(space_file, preset, table)
+    choose_direction(direction, measured)  # refuses two, before files are read
     source, (candidates, note) = read_history(history, space), read_pool(pool, space)
-    way = chosen_direction(direction, measured, source.direction)
+    way = choose_direction(direction, measured, source.direction)
     source.check(way)
     for line in filter(None, (source.note, note)):
         click.echo(line, err=True)
-    click.echo(f"{counted(len(candidates), 'candidate')}; loading the model ...", err=True)
+    click.echo(f"{quantity(len(candidates), 'candidate')}; loading the model ...", err=True)
     ranking, seen = ranking_of(space, source.entries, candidates, way, model)
     if as_json:
         print_json(space, ranking, seen, top)
@@ -110,7 +110,7 @@ def ranking_of(
     return ranking, History(known.history.codes, tuple(sign * score for score in known.history.scores))
 
 
-def ranked(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> Iterator[dict[str, Any]]:
+def best_rows(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> Iterator[dict[str, Any]]:
     """The best candidates, made one by one, because there may be hundreds of thousands."""
     import numpy as np
 
@@ -131,9 +131,9 @@ def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator
         yield from [None] * len(codes)
         return
     theirs, rows = space.array(seen.codes), space.array(codes)
-    counted = space.active(theirs)
+    known = space.active(theirs)
     for mine, active in zip(rows, space.active(rows), strict=True):
-        changes = ((mine != theirs) & counted & active).sum(1)
+        changes = ((mine != theirs) & known & active).sum(1)
         place = int(changes.argmin())
         yield {"code": seen.codes[place], "value": seen.scores[place], "changes": int(changes[place])}
 
@@ -141,7 +141,7 @@ def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator
 def print_json(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> None:
     """One object, a candidate a line."""
     sys.stdout.write(f'{{"greedy": {json.dumps(ranking.greedy)}, "ranking": [')
-    for row in ranked(space, ranking, seen, top):
+    for row in best_rows(space, ranking, seen, top):
         sys.stdout.write(("" if row["rank"] == 1 else ",") + "\n " + json.dumps(row))
     sys.stdout.write("\n]}\n")
 
@@ -154,9 +154,11 @@ def print_table(space: "SearchSpace", ranking: "Ranking", seen: "History", top: 
 
     names = ("rank", "code", "probability", "configuration", "nearest evaluated")
     grid = Table(*(Column(name, overflow="fold") for name in names))
-    for row in ranked(space, ranking, seen, top):
+    for row in best_rows(space, ranking, seen, top):
         options = ", ".join(f"{plain(key)}={plain(option)}" for key, option in row["configuration"].items())
-        near = f"{row['nearest']['value']:.6g}, {changed(row['nearest']['changes'])}" if "nearest" in row else ""
+        near = (
+            f"{row['nearest']['value']:.6g}, {describe_distance(row['nearest']['changes'])}" if "nearest" in row else ""
+        )
         cells = (str(row["rank"]), row["code"], f"{row['probability']:.4f}", options, near)
         grid.add_row(*map(Text, cells))  # an option is no markup
     console = Console()
@@ -167,7 +169,7 @@ def print_table(space: "SearchSpace", ranking: "Ranking", seen: "History", top: 
         click.echo(f"and {more:,} more: --top N prints N of them, --json all")
 
 
-def changed(changes: int) -> str:
+def describe_distance(changes: int) -> str:
     """How far away an evaluated configuration is, in words."""
     return f"{changes} change{'s' * (changes > 1)} away" if changes else "the same"
 

@@ -13,12 +13,12 @@ import click
 
 from lmsearcher_local.candidates.measures import Goal, goals_of, limits_of
 from lmsearcher_local.candidates.policies import POLICIES
-from lmsearcher_local.cli.inputs import chosen_objective, read_first_codes, read_sources, read_warm_start
-from lmsearcher_local.cli.main import chosen_direction, chosen_space, model_options, space_options
+from lmsearcher_local.cli.inputs import choose_objective, read_first_codes, read_sources, read_warm_start
+from lmsearcher_local.cli.main import choose_direction, choose_space, model_options, space_options
 from lmsearcher_local.cli.outcome import draw, report
 from lmsearcher_local.cli.progress import progress
 from lmsearcher_local.search.options import DEFAULTS, help_of
-from lmsearcher_local.system.plain import counted, plain
+from lmsearcher_local.system.plain import plain, quantity
 
 if TYPE_CHECKING:
     from lmsearcher_local.model.sharing import Gpu
@@ -167,29 +167,29 @@ def search(
 
     from lmsearcher_local.model.load import load_ranker
     from lmsearcher_local.spaces.files import FRONT, RESULTS, TABLE
-    from lmsearcher_local.study.executors import connected
+    from lmsearcher_local.study.executors import connect
     from lmsearcher_local.study.run import open_search
     from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.timing import parse_budget
-    from lmsearcher_local.system.interrupts import terminable
+    from lmsearcher_local.system.interrupts import raise_on_termination
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seconds = parse_budget(budget) if budget else None
     model = {name: given.pop(name) for name in MODEL}
-    name, table, goal, plan = planned(given, model)
+    name, table, goal, plan = make_plan(given, model)
     out = out or Path("runs") / f"{name}-seed{plan.options.seed}"
     picture = (out / PICTURE).absolute()  # foreign code may change the working folder
     with (
-        terminable(),
+        raise_on_termination(),
         open_search(out, plan, storage=storage, resume=resume) as opened,
-        connected(cluster) if cluster else nullcontext((None, 1)) as (executor, slots),
+        connect(cluster) if cluster else nullcontext((None, 1)) as (executor, slots),
         closing(goal),
     ):
         opened.prepare(goal, here=not cluster)
         size = plan.space.count or plan.space.size
-        click.echo(f"{plain(name)}: {counted(size, 'configuration')}; loading the model ...", err=True)
+        click.echo(f"{plain(name)}: {quantity(size, 'configuration')}; loading the model ...", err=True)
         loading = load_ranker(**model, space=plan.space, pool_size=plan.options.pool_size)
-        with resumable(), loading as ranker, progress(trials, seconds) as show:
+        with say_how_to_resume(), loading as ranker, progress(trials, seconds) as show:
             workers = workers or slots
             result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers, gpu=gpu, budget=seconds)
         draw(result, picture, out / PICTURE, f"{name}, seed {plan.options.seed}", table)
@@ -202,7 +202,7 @@ def search(
         sys.exit(1)
 
 
-def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, Table | None, Objective, Plan]":
+def make_plan(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, Table | None, Objective, Plan]":
     """What to search, by its name, with its benchmark table if it is one, its objective and its plan."""
     from lmsearcher_local.model.checkpoint import load_checkpoint
     from lmsearcher_local.search.options import SearchOptions
@@ -210,8 +210,8 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
     from lmsearcher_local.study.pruning import parse_pruner
 
     pruner = parse_pruner(given["pruner"]) if given["pruner"] else None
-    space, name, table = chosen_space(given["space_file"], given["preset"], given["table"])
-    direction = chosen_direction(given["direction"], table)
+    space, name, table = choose_space(given["space_file"], given["preset"], given["table"])
+    direction = choose_direction(given["direction"], table)
     limits = limits_of(given["limits"])
     goals = goals_of(given["goals"])
     if goals and given["direction"]:
@@ -219,7 +219,7 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
     if table and limits and not goals:
         goals = (Goal(table.metric, direction),)
     names = [goal.name for goal in goals] + [limit.name for limit in limits]
-    goal = chosen_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"], names)
+    goal = choose_objective(space, table, given["objective"], given["command"], given["timeout_per_trial"], names)
     warm_start = read_warm_start(given["warm_start"], space, direction)
     options = SearchOptions(
         direction=direction,
@@ -237,7 +237,7 @@ def planned(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str, T
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
+def say_how_to_resume() -> Iterator[None]:
     """Whoever interrupts is told how to go on."""
     try:
         yield

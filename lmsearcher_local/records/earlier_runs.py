@@ -20,7 +20,7 @@ from lmsearcher_local.candidates.earlier import Earlier, check_number
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.errors import HistoryError
-from lmsearcher_local.records.sources import File, check_objectives, is_csv, named, open_source, read_history
+from lmsearcher_local.records.sources import File, check_objectives, is_csv, name_of, open_source, read_history
 from lmsearcher_local.spaces.distributions import edges, encode, space_of
 from lmsearcher_local.spaces.files import COLUMNS, header_of, parameter_names
 from lmsearcher_local.spaces.space import SearchSpace
@@ -45,7 +45,7 @@ def read_earlier(source: str | Path | Study, space: SearchSpace, direction: Dire
         HistoryError, SpaceError, StudyError: as ``sources.read_history`` raises them; also where the two share no
             parameter, or no trial has a value.
     """
-    name, theirs = named(source), parameters_of(source, space)
+    name, theirs = name_of(source), parameters_of(source, space)
     both = {own: options for own, options in space.describe().items() if own in theirs}
     where, when = space.constraints.among([*both]) if space.constraints else ([], {})
     both = {own: options for own, options in both.items() if own not in space.when or own in when}
@@ -88,7 +88,7 @@ def studies_of(earlier: Sequence[Study | Earlier]) -> list[Study]:
     for one in earlier:
         if not isinstance(one, Study):
             raise HistoryError(f"{one.name} was read for a fixed space; without one, name an Optuna study")
-        check_objectives(one, named(one))
+        check_objectives(one, name_of(one))
         studies.append(one)
     return studies
 
@@ -97,7 +97,7 @@ def parameters_of(source: str | Path | Study, space: SearchSpace) -> list[str]:
     """The parameters that most trials of a source have; bare codes are of this space, or of the search beside them."""
     opened = open_source(source)
     if isinstance(opened, Study):
-        check_objectives(opened, named(source))
+        check_objectives(opened, name_of(source))
         trials = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return _usual([trial.params for trial in trials], space.when)
     return _of_file(opened, space)
@@ -160,4 +160,4 @@ def study_as_earlier(study: Study, kinds: Mapping[str, BaseDistribution]) -> Ear
         if code is not None and trial.value is not None and math.isfinite(trial.value):
             told.tell(code, trial.value)
     positions = tuple(i for i, name in enumerate(kinds) if name in shared)
-    return Earlier(named(study), space, positions, told.history) if len(told) else None
+    return Earlier(name_of(study), space, positions, told.history) if len(told) else None

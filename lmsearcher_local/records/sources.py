@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import HistoryError, StudyError, brief
-from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, kept_plan, planned_space, stored_study
+from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, load_study, read_plan, space_of_plan
 from lmsearcher_local.spaces.files import (
     BREAKS,
     COLUMNS,
@@ -83,7 +83,7 @@ def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool
     """What was evaluated before; trials without a value have failed and do not count.
 
     Args:
-        source: a file, the output folder of a search, an Optuna study, or what ``stored_study`` finds one by. A file is
+        source: a file, the output folder of a search, an Optuna study, or what ``load_study`` finds one by. A file is
             the upstream JSON; a JSON list of objects with ``value`` and ``code`` or every parameter; a CSV with such
             columns, or of lines ``code,value``; or the journal of an Optuna storage. Codes without parameters are of
             the space of the search in whose folder the file lies, elsewhere of this space.
@@ -95,7 +95,7 @@ def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool
         SpaceError: a code without parameters is not of its space.
         StudyError: there is no such Optuna study.
     """
-    name, opened = named(source), open_source(source)
+    name, opened = name_of(source), open_source(source)
     direction: Direction | None = None
     if isinstance(opened, Study):
         direction, entries = _of_study(opened, ByValue(space, others), name)
@@ -129,7 +129,7 @@ def read_first(source: str | Path | Study, space: SearchSpace) -> Candidates:
     Raises:
         HistoryError, SpaceError, StudyError: as ``read_history`` raises them.
     """
-    name, opened = named(source), open_source(source)
+    name, opened = name_of(source), open_source(source)
     if isinstance(opened, Study):
         read = ByValue(space)
         entries: Iterator[Entry] = (
@@ -176,14 +176,14 @@ def open_source(source: str | Path | Study) -> Study | File:
     if path.is_dir():
         path = _of_folder(path)
     if not path.exists() and ("://" in str(source) or "#" in str(source)):
-        return stored_study(str(source))
+        return load_study(str(source))
     text = text_of(path, HistoryError)
     if text.lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
-        return stored_study(str(path))
+        return load_study(str(path))
     return File(path, text, _searched(path.absolute().parent))
 
 
-def named(source: str | Path | Study) -> str:
+def name_of(source: str | Path | Study) -> str:
     """What messages call a source."""
     return f"study {source.study_name}" if isinstance(source, Study) else hide_password(str(source))
 
@@ -214,11 +214,11 @@ def _of_folder(folder: Path) -> Path:
 
 def _searched(folder: Path) -> Searched | None:
     """The space and direction of the search of which this is the output folder."""
-    plan = kept_plan(folder)
+    plan = read_plan(folder)
     if plan is None:
         return None
     try:
-        return Searched(planned_space(plan), plan["direction"])
+        return Searched(space_of_plan(plan), plan["direction"])
     except (LookupError, TypeError, ValueError) as error:
         raise StudyError(f"{folder} holds what no search of this package wrote ({error})") from error
 
@@ -242,8 +242,8 @@ def _of_json(
     if not isinstance(trials, dict) and not (isinstance(trials, list) and trials):
         raise HistoryError(f"{path} does not hold {SHAPE}")
     read, translated = ByValue(space, others), Translated(bare, space, others)
-    named = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
-    for where, trial in named:
+    items = trials.items() if isinstance(trials, dict) else ((f"item {i}", trial) for i, trial in enumerate(trials, 1))
+    for where, trial in items:
         keys = trial.keys() if isinstance(trial, dict) else set()
         if not valued and isinstance(trial, dict):
             value = "prediction" if "cell" in keys else "value"

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.system.interrupts import undisturbed
+from lmsearcher_local.system.interrupts import defer_signals
 
 JOURNAL = "study.journal"
 STUDY = "study.json"  # in the folder of a search whose study is elsewhere: where, under what name, and its plan
@@ -29,7 +29,7 @@ class JournalFile(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         size = os.path.getsize(self._file_path)
         try:
-            with undisturbed():
+            with defer_signals():
                 super().append_logs(logs)
         except OSError:
             os.truncate(self._file_path, size)
@@ -47,7 +47,7 @@ def cannot_open(place: str, error: Exception) -> StudyError:
     return StudyError(f"cannot open the storage {hide_password(place)}: {reason}")
 
 
-def stored_study(source: str | Path) -> optuna.Study:
+def load_study(source: str | Path) -> optuna.Study:
     """The study in a folder with a ``study.journal``, in a journal file, or that ``STORAGE_URL#STUDY_NAME`` names.
 
     The name may be left out where the storage holds one study. Nothing is written.
@@ -55,7 +55,7 @@ def stored_study(source: str | Path) -> optuna.Study:
     Raises:
         StudyError: there is no such study, or its storage cannot be opened.
     """
-    place, name = (str(source), "") if Path(source).exists() else _parted(str(source))
+    place, name = (str(source), "") if Path(source).exists() else _split_source(str(source))
     try:
         storage = _storage(place)
         names = optuna.get_all_study_names(storage)
@@ -79,18 +79,18 @@ def stored_study(source: str | Path) -> optuna.Study:
         raise cannot_open(place, error) from error
 
 
-def kept_plan(folder: Path) -> dict[str, Any] | None:
+def read_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the search of which this is the output folder; nothing where it is none.
 
     Raises:
         StudyError: the study that is there cannot be read.
     """
     here = (folder / JOURNAL).is_file()
-    plan = stored_study(folder).user_attrs.get(PLAN) if here else elsewhere(folder).get("plan")
+    plan = load_study(folder).user_attrs.get(PLAN) if here else read_link(folder).get("plan")
     return plan if isinstance(plan, dict) else None
 
 
-def planned_space(plan: Mapping[str, Any]) -> SearchSpace:
+def space_of_plan(plan: Mapping[str, Any]) -> SearchSpace:
     """The space of a search's plan, without a predicate.
 
     Raises:
@@ -99,7 +99,7 @@ def planned_space(plan: Mapping[str, Any]) -> SearchSpace:
     return SearchSpace(dict(plan["space"]), where=plan.get("where") or (), when=plan.get("when"))
 
 
-def elsewhere(folder: Path) -> dict[str, Any]:
+def read_link(folder: Path) -> dict[str, Any]:
     """What a search's folder says of its study in another storage; nothing where it says nothing.
 
     Raises:
@@ -114,7 +114,7 @@ def elsewhere(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _parted(source: str) -> tuple[str, str]:
+def _split_source(source: str) -> tuple[str, str]:
     """Storage and study; a # may also stand in a password."""
     secret = SECRET.search(source)
     start = secret.end() if secret else 0
@@ -130,7 +130,7 @@ def _storage(place: str) -> BaseStorage | str:
         return place
     journal = Path(place) / JOURNAL if Path(place).is_dir() else Path(place)
     if not journal.exists():  # Optuna would make it
-        kept = elsewhere(Path(place))
+        kept = read_link(Path(place))
         if {"storage", "study"} <= kept.keys():
             missing = " with its password" if "***" in kept["storage"] else ""
             raise StudyError(f"the study of {place} is elsewhere; name it{missing}: {kept['storage']}#{kept['study']}")

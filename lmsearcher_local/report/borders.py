@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def shown_scores(result: Result) -> dict[str, float]:
+def model_scores(result: Result) -> dict[str, float]:
     """The scores of codes as the model was shown them, higher better: what breaks a limit lies below all that hold."""
     sign = 1 if result.direction == "maximize" else -1
     valued = [(trial, trial.value) for trial in result.trials if trial.value is not None]

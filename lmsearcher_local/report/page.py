@@ -57,9 +57,9 @@ def page_of(source: str) -> str:
         StudyError: there is no such study, or it holds what no search of this package wrote.
     """
     from lmsearcher_local.errors import LMSearcherError, StudyError
-    from lmsearcher_local.records.storage import hide_password, stored_study
+    from lmsearcher_local.records.storage import hide_password, load_study
 
-    study, place = stored_study(source), Path(source)
+    study, place = load_study(source), Path(source)
     try:
         return page(study, place.resolve().name if place.exists() else study.study_name)
     except LMSearcherError as error:  # all else is a fault of ours, and not the study's
@@ -90,20 +90,20 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         StudyError: the study is not of a search of this package.
     """
     from lmsearcher_local.presets.registry import preset_of
-    from lmsearcher_local.report.borders import draw_borders, limit_rows, shown_scores
+    from lmsearcher_local.report.borders import draw_borders, limit_rows, model_scores
     from lmsearcher_local.report.figures import draw_calibration, draw_front, draw_importance, draw_search
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.savings import savings
-    from lmsearcher_local.study.schema import plan_of, runs_of, searched
+    from lmsearcher_local.study.schema import plan_of, read_result, runs_of
 
     plan, runs = plan_of(study), runs_of(study)
-    result = searched(study)
+    result = read_result(study)
     several = len(result.goals) > 1
     measured = None if several else _table(plan["objective"])
     table = None if result.limits else measured  # which knows no limits
     known = preset_of(result.space)
     sign = 1 if result.direction == "maximize" else -1
-    scores = result.merits if several else shown_scores(result)
+    scores = result.merits if several else model_scores(result)
     picked = choices(study, result)
     everything = {code: sign * value for code, value in table.values.items()} if table else scores
     bins, points = against_pools(picked, everything), against_trials(picked, scores)
@@ -121,20 +121,20 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "savings": savings(result) if plan.get("pruner") else None,
         "rows": best_rows(result),
         "limits": limit_rows(result),
-        "borders": _embedded(draw_borders(result, label)) if result.limits and result.nearest else None,
-        "curve": _embedded(draw_front(result) if several else draw_search(result, label=label, optimum=optimum))
+        "borders": _embed(draw_borders(result, label)) if result.limits and result.nearest else None,
+        "curve": _embed(draw_front(result) if several else draw_search(result, label=label, optimum=optimum))
         if result.trials
         else None,
-        "drawing": _embedded(drawing) if drawing else None,
+        "drawing": _embed(drawing) if drawing else None,
         "importance": shares,
-        "bars": _embedded(draw_importance(shares)) if shares else None,
+        "bars": _embed(draw_importance(shares)) if shares else None,
         "picked": len(picked),
         "bins": bins,
         "points": points,
         "levels": LEVELS,
         "coverage": coverage(picked, {t.code: t.value for t in result.trials if t.holds and t.value is not None}, sign),
         "relation": relation(points),
-        "calibration": _embedded(draw_calibration(bins, points, table is not None)) if bins or points else None,
+        "calibration": _embed(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,
         "earlier": plan.get("earlier") or [],
         "beliefs": beliefs(picked, result),
@@ -157,7 +157,7 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     told = [trial for trial in result.trials if trial.holds]
     told.sort(key=lambda trial: -sign * (trial.value or 0))
     told = [*result.front] if result.front else told[:BEST]
-    columns = [aligned(column) for column in zip(*(trial.values for trial in told), strict=True)]
+    columns = [align(column) for column in zip(*(trial.values for trial in told), strict=True)]
     rows, values = [], [" / ".join(row) for row in zip(*columns, strict=True)]
     for trial, value in zip(told, values, strict=False):
         configuration = result.space.decode(trial.code)
@@ -166,7 +166,7 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     return rows
 
 
-def aligned(values: Sequence[float]) -> list[str]:
+def align(values: Sequence[float]) -> list[str]:
     """Numbers of six digits, with as many decimals as the longest of them, so that a column of them lines up."""
     texts = [_number(value) for value in values]
     if any("e" in text for text in texts):
@@ -278,7 +278,7 @@ def _table(objective: str) -> "Table | None":
         return None
 
 
-def _embedded(figure: "Figure") -> str:
+def _embed(figure: "Figure") -> str:
     """A picture as the address of an image that is in the page itself, the same for the same study."""
     from matplotlib import rc_context
 

@@ -18,7 +18,7 @@ from lmsearcher_local.candidates.told import NONE, Told
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.system.plain import counted
+from lmsearcher_local.system.plain import quantity
 
 FITS = 32  # of the kernel that are remembered: beginnings of the history, with pending codes and without, by limit
 
@@ -66,7 +66,7 @@ class State:
         self._check(code)
         values = value if isinstance(value, (tuple, list)) else (value,)
         if len(values) != len(self.goals):
-            raise HistoryError(f"{code} came with {counted(len(values), 'value')}, not {len(self.goals)}")
+            raise HistoryError(f"{code} came with {quantity(len(values), 'value')}, not {len(self.goals)}")
         for one in values:
             check_number(code, one)
         self.pending.pop(code, None)

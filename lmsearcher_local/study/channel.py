@@ -58,7 +58,7 @@ _REACHED: dict[int, str] = {}  # by port the address that answered
 
 
 @contextmanager
-def listening(judge: Callable[[int, int, float], bool], *, here: bool) -> Iterator[Callable[[int], RemoteWatch]]:
+def listen(judge: Callable[[int, int, float], bool], *, here: bool) -> Iterator[Callable[[int], RemoteWatch]]:
     """Answer evaluations elsewhere; given is what makes the ``RemoteWatch`` of the trial with an id.
 
     Who does not know the token, drawn anew each time, gets no answer.

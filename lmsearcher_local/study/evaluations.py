@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial
 from lmsearcher_local.errors import EngineError, LMSearcherError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.executors import Inline, Outcome, outcome, submitted
+from lmsearcher_local.study.executors import Inline, Outcome, outcome_of, submit
 from lmsearcher_local.study.objectives.base import Objective, Watch
 from lmsearcher_local.study.objectives.table import TableObjective
 from lmsearcher_local.study.timing import Clock
-from lmsearcher_local.system.interrupts import undisturbed
+from lmsearcher_local.system.interrupts import defer_signals
 
 
 def are_here(objective: Objective, executor: Executor | None) -> bool:
@@ -75,13 +75,13 @@ class Evaluations:
         if self._shared:
             self._ranker.sleep()
         # Threads alone: an evaluation in this one may take hours, and a process forked here must hear Ctrl-C.
-        with undisturbed() if isinstance(self._place, ThreadPoolExecutor) else nullcontext():
+        with defer_signals() if isinstance(self._place, ThreadPoolExecutor) else nullcontext():
             code, configuration = (
                 self._space.encode(trial.params),
                 dict(trial.params),
             )  # its own, to do with as it likes
             began = time.monotonic()
-            future = submitted(self._place, self._objective, code, configuration, self._watched(trial))
+            future = submit(self._place, self._objective, code, configuration, self._watched(trial))
             self.under_way[future], self._began[future] = trial, began
             future.add_done_callback(lambda future: self._done.put((future, time.monotonic())))
 
@@ -100,7 +100,7 @@ class Evaluations:
         for future, _ in sorted(ready, key=lambda end: self.under_way[end[0]].number):
             trial = self.under_way.pop(future)
             try:
-                found = outcome(future)
+                found = outcome_of(future)
             except LMSearcherError as error:
                 broken = error
                 continue

@@ -14,7 +14,7 @@ from lmsearcher_local.study.objectives.base import (
     ObjectiveFailed,
     Watch,
     WorkerLost,
-    checked,
+    check_measured,
     describe_error,
 )
 from lmsearcher_local.study.objectives.call import forks_end_here
@@ -45,7 +45,7 @@ def evaluate(objective: Objective, code: str, configuration: Configuration, watc
     try:
         with forks_end_here():
             value: object = objective(code, configuration, **watched)
-        return Outcome(checked(value))
+        return Outcome(check_measured(value))
     except StoppedEarly as error:
         return Outcome(None, str(error), pruned=True)
     except WorkerLost as error:
@@ -58,7 +58,7 @@ def evaluate(objective: Objective, code: str, configuration: Configuration, watc
         return Outcome(None, describe_error(error))
 
 
-def outcome(future: "Future[Outcome]") -> Outcome:
+def outcome_of(future: "Future[Outcome]") -> Outcome:
     """What came of a future that is done.
 
     Raises:
@@ -77,7 +77,7 @@ def outcome(future: "Future[Outcome]") -> Outcome:
     return found
 
 
-def submitted(
+def submit(
     executor: Executor, objective: Objective, code: str, configuration: Configuration, watch: Watch | None = None
 ) -> "Future[Outcome]":
     """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do.
@@ -151,7 +151,7 @@ CLUSTERS = {"dask": Cluster("distributed", _dask), "ray": Cluster("ray", _ray)}
 
 
 @contextmanager
-def connected(spec: str) -> Iterator[tuple[Executor, int]]:
+def connect(spec: str) -> Iterator[tuple[Executor, int]]:
     """The executor that ``dask:ADDRESS`` or ``ray:ADDRESS`` names, and how many trials its cluster evaluates at once.
 
     Raises:

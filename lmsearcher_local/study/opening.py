@@ -22,7 +22,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 
 from lmsearcher_local.errors import StudyError
-from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, elsewhere, hide_password
+from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, hide_password, read_link
 from lmsearcher_local.spaces.files import RESULTS, write_atomically
 from lmsearcher_local.study.plan import Plan
 from lmsearcher_local.study.results import OURS, WARM, code_of
@@ -35,7 +35,7 @@ TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[bool]:
+def lock_folder(out: Path) -> Iterator[bool]:
     """Make the output folder and lock it; whether its file system knows locks.
 
     Raises:
@@ -73,7 +73,7 @@ def _lock(handle: int, out: Path) -> str:
     return ""
 
 
-def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:
+def find_study(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:
     """The study that is there already, where this search may go on with it; nothing where there is none.
 
     Raises:
@@ -82,7 +82,7 @@ def existing(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna
     name, study = study_name(out, storage), None
     if storage is not None or (out / JOURNAL).exists():
         try:
-            study = optuna.load_study(study_name=name, storage=opened(out, storage))
+            study = optuna.load_study(study_name=name, storage=open_storage(out, storage))
         except KeyError:
             pass  # the storage has no study of this name
         except Exception as error:  # whatever a damaged journal or a database's driver raises
@@ -182,10 +182,10 @@ def _this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()}
 
 
-def created(out: Path, plan: Plan, storage: str | None) -> optuna.Study:
+def create_study(out: Path, plan: Plan, storage: str | None) -> optuna.Study:
     """A new study."""
     name = study_name(out, storage)
-    return optuna.create_study(storage=opened(out, storage), study_name=name, directions=plan.options.directions)
+    return optuna.create_study(storage=open_storage(out, storage), study_name=name, directions=plan.options.directions)
 
 
 def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) -> None:
@@ -199,7 +199,7 @@ def describe(study: optuna.Study, out: Path, plan: Plan, storage: str | None) ->
         write_atomically(out / STUDY, json.dumps(kept, indent=1) + "\n")
 
 
-def opened(out: Path, storage: str | None) -> BaseStorage | str:
+def open_storage(out: Path, storage: str | None) -> BaseStorage | str:
     """The storage; foreign code may change the working folder, so its path is absolute."""
     return JournalStorage(JournalFile(str((out / JOURNAL).absolute()))) if storage is None else storage
 
@@ -208,7 +208,7 @@ def study_name(out: Path, storage: str | None) -> str:
     """The study's name: in a storage that others share, one for each output folder."""
     if storage is None:
         return "search"
-    kept = elsewhere(out)
+    kept = read_link(out)
     if kept.get("storage") == hide_password(storage) and isinstance(kept.get("study"), str):
         return str(kept["study"])
     whole = out.resolve()

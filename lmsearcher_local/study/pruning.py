@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.errors import SearchStopped, StudyError
 from lmsearcher_local.search.groups import KILLED
-from lmsearcher_local.study.channel import listening
+from lmsearcher_local.study.channel import listen
 from lmsearcher_local.study.objectives.base import Watch, describe_error
 from lmsearcher_local.system import optuna_internals as internals
 
@@ -50,7 +50,7 @@ def parse_pruner(text: str) -> BasePruner:
             raise StudyError(f"pruner {name}: settings are written NAME=VALUE, each once, with commas, not {rest!r}")
         given[setting] = value
     if name != "patient":
-        return _made(name, given)
+        return _make_pruner(name, given)
     wrapped = given.pop(WRAPPED, "median")
     if wrapped not in PRUNERS or wrapped == name:
         others = ", ".join(other for other in PRUNERS if other != name)
@@ -58,13 +58,13 @@ def parse_pruner(text: str) -> BasePruner:
     own: dict[str, str] = {key: given.pop(key) for key in ("patience", "min_delta") if key in given}
     if "patience" not in own:
         raise StudyError("pruner patient needs how many steps: patient:patience=3")
-    return _made(name, own, _made(wrapped, given))
+    return _make_pruner(name, own, _make_pruner(wrapped, given))
 
 
-def _made(name: str, given: Mapping[str, str], *inner: BasePruner) -> BasePruner:
+def _make_pruner(name: str, given: Mapping[str, str], *inner: BasePruner) -> BasePruner:
     allowed = [*inspect.signature(PRUNERS[name]).parameters.values()][len(inner) :]
     kinds = {one.name: str(one.annotation) for one in allowed}
-    settings = {setting: _value(name, setting, value, kinds) for setting, value in given.items()}
+    settings = {setting: _parse_setting(name, setting, value, kinds) for setting, value in given.items()}
     try:
         if name == "hyperband":  # which looks at its settings when a trial reports
             SuccessiveHalvingPruner(**{key: value for key, value in settings.items() if key != "max_resource"})
@@ -78,7 +78,7 @@ def _made(name: str, given: Mapping[str, str], *inner: BasePruner) -> BasePruner
         raise StudyError(f"pruner {name}: {' '.join(str(error).split())}") from error
 
 
-def _value(name: str, setting: str, value: str, kinds: Mapping[str, str]) -> Any:
+def _parse_setting(name: str, setting: str, value: str, kinds: Mapping[str, str]) -> Any:
     """A setting's value, of the kind that Optuna's signature names: ``int``, ``float`` or ``str | int``."""
     if setting not in kinds:
         raise StudyError(f"pruner {name} has no setting {setting!r}; allowed: {', '.join(kinds)}")
@@ -168,7 +168,7 @@ class Judge:
 
 
 @contextmanager
-def watching(
+def watch_trials(
     study: Study, pruner: BasePruner | None, executor: Executor | None
 ) -> Iterator[tuple[Callable[[FrozenTrial], Watch | None], Callable[[], None]]]:
     """What a trial reports to where it is evaluated, if there is a pruner; and what says that something failed.
@@ -183,7 +183,7 @@ def watching(
     if executor is None:
         yield judge.watch, judge.check
         return
-    with listening(judge.judge, here=isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor))) as watch_of:
+    with listen(judge.judge, here=isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor))) as watch_of:
         yield lambda trial: watch_of(judge.add(trial)), judge.check
 
 

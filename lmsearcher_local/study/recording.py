@@ -14,7 +14,7 @@ RUNS = "lmsearcher runs"  # study user attribute: a dictionary for each run
 
 
 @contextmanager
-def recorded(study: optuna.Study, ranker: Ranker, first: int, clock: Clock) -> Iterator[None]:
+def record_run(study: optuna.Study, ranker: Ranker, first: int, clock: Clock) -> Iterator[None]:
     """Keep with the study what evaluates from trial ``first`` on, and in the end how much was asked and how long."""
     engine = ranker.engine
     run = {"trial": first, "engine": type(engine).__name__, "workers": clock.workers, "noise": engine.noise}

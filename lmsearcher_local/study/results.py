@@ -20,7 +20,7 @@ from lmsearcher_local.candidates.limits import Points, excess
 from lmsearcher_local.candidates.measures import Goal, Limit, breaks
 from lmsearcher_local.candidates.pareto import on_front
 from lmsearcher_local.errors import SpaceError, StudyError
-from lmsearcher_local.records.storage import PLAN, planned_space
+from lmsearcher_local.records.storage import PLAN, space_of_plan
 from lmsearcher_local.records.trials import Reader
 from lmsearcher_local.search.calibration import RANKING
 from lmsearcher_local.search.groups import KILLED
@@ -163,7 +163,7 @@ def result_of(study: Study) -> Result:
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
     options = SearchOptions(direction=plan["direction"], goals=plan.get("goals") or (), limits=plan.get("limits") or ())
-    return Tally(study, planned_space(plan), options).update()
+    return Tally(study, space_of_plan(plan), options).update()
 
 
 class Tally:

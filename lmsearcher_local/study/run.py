@@ -32,11 +32,11 @@ from lmsearcher_local.study.objectives.base import Function, Objective, ProcessO
 from lmsearcher_local.study.objectives.function import FunctionObjective
 from lmsearcher_local.study.objectives.processes import end_leftovers
 from lmsearcher_local.study.objectives.steps import takes_watch
-from lmsearcher_local.study.opening import check_free, claim, created, describe, existing, locked, release
+from lmsearcher_local.study.opening import check_free, claim, create_study, describe, find_study, lock_folder, release
 from lmsearcher_local.study.outputs import Outputs
 from lmsearcher_local.study.plan import Plan, Values
-from lmsearcher_local.study.pruning import end_early, watching
-from lmsearcher_local.study.recording import recorded
+from lmsearcher_local.study.pruning import end_early, watch_trials
+from lmsearcher_local.study.recording import record_run
 from lmsearcher_local.study.results import OURS, REASON, WARM, Result, Tally, code_of
 from lmsearcher_local.study.timing import Clock
 from lmsearcher_local.system import optuna_internals as internals
@@ -142,10 +142,10 @@ class Search:
         result = tally.update()
         self._keep(result, on_trial)
         first = len(result.trials) + 1
-        recording = recorded(study, ranker, first, clock) if result.evaluated < trials else nullcontext()
+        recording = record_run(study, ranker, first, clock) if result.evaluated < trials else nullcontext()
         with (
             recording,
-            watching(study, plan.pruner, executor) as (watched, check),
+            watch_trials(study, plan.pruner, executor) as (watched, check),
             closing(Evaluations(objective, plan.space, ranker, executor, clock, shared, watched)) as evaluations,
         ):
             try:
@@ -174,7 +174,7 @@ class Search:
             if evaluations.blocking:
                 self._keep(result, on_trial)
             free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
-            for trial in _queued(waiting, space, free) if free > 0 and not clock.over else ():
+            for trial in _begin_enqueued(waiting, space, free) if free > 0 and not clock.over else ():
                 evaluations.submit(trial)
                 free -= 1
             if free > 0 and not ended:
@@ -206,7 +206,7 @@ class Search:
     def _started(self) -> optuna.Study:
         plan = self._plan
         _repair(self._out)
-        study = self._study or created(self._out, plan, self._storage)
+        study = self._study or create_study(self._out, plan, self._storage)
         if self._shared:
             claim(study, self._storage)
             self._claimed = study
@@ -249,8 +249,8 @@ def open_search(out: Path, plan: Plan, *, storage: str | None = None, resume: bo
     """
     distributions(plan.space)  # refuses a space that the storage cannot keep
     storage = storage and absolute_url(storage)
-    with locked(out) as alone:
-        study, shared = existing(out, plan, storage, resume), storage is not None or not alone
+    with lock_folder(out) as alone:
+        study, shared = find_study(out, plan, storage, resume), storage is not None or not alone
         if study is not None and shared:
             check_free(study, storage)
         if left := end_leftovers(str(out.resolve())):
@@ -304,12 +304,12 @@ def _begin(
     """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
     begun: list[FrozenTrial] = []
     for configuration, choice in proposals:
-        trial = trial_of(space, configuration, state=TrialState.RUNNING, user_attrs=_described(choice))
+        trial = trial_of(space, configuration, state=TrialState.RUNNING, user_attrs=_attributes_of(choice))
         begun.append(internals.create_trial(study, trial))
     return begun
 
 
-def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
+def _begin_enqueued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
     """Up to ``n`` trials that somebody enqueued, in a dashboard for example, running from now on. Those that do not say
     the whole configuration are left to who enqueued them."""
     study, kinds = reader.study, distributions(space)
@@ -329,7 +329,7 @@ def _queued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
     return begun
 
 
-def _described(choice: Choice | None) -> dict[str, Any]:
+def _attributes_of(choice: Choice | None) -> dict[str, Any]:
     if choice is None:
         return {OURS: True}
     belief = {} if choice.belief is None else {"trust": choice.belief[0], "agreements": choice.belief[1]}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lmsearcher_local.study.results import Result
 from lmsearcher_local.study.timing import in_units
-from lmsearcher_local.system.plain import amount, counted
+from lmsearcher_local.system.plain import amount, quantity
 
 
 class Savings(NamedTuple):
@@ -23,14 +23,14 @@ class Savings(NamedTuple):
         """In a sentence."""
         if not self.reported:
             return "No trial reported a step, so none could be stopped early."
-        said = f"Early stopping: {amount(self.pruned)} of {counted(self.reported, 'trial')} were pruned"
+        said = f"Early stopping: {amount(self.pruned)} of {quantity(self.reported, 'trial')} were pruned"
         if not self.pruned:
-            return f"Early stopping: none of {counted(self.reported, 'trial')} was pruned."
+            return f"Early stopping: none of {quantity(self.reported, 'trial')} was pruned."
         if self.saved_steps is None or self.saved_seconds is None:
             return f"{said}; how much that saved is not known, as none ran to its end."
         share = 100 * self.saved_steps / max(1, self.steps + self.saved_steps)
         return (
-            f"{said}, which saved about {counted(self.saved_steps, 'step')} of training ({share:.0f} %) and"
+            f"{said}, which saved about {quantity(self.saved_steps, 'step')} of training ({share:.0f} %) and"
             f" {in_units(self.saved_seconds)} of evaluation."
         )
 

@@ -53,7 +53,7 @@ def plan_of(study: Study) -> dict[str, Any]:
     return plan
 
 
-def searched(study: Study) -> Result:
+def read_result(study: Study) -> Result:
     """The trials of a search, once their values are finite numbers and their reasons text.
 
     Raises:

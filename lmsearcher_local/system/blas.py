@@ -13,7 +13,7 @@ from threading import Lock, local
 import scipy.linalg  # noqa: F401, brings a BLAS of its own beside numpy's, which is to be there now
 from threadpoolctl import ThreadpoolController
 
-from lmsearcher_local.system.interrupts import undisturbed
+from lmsearcher_local.system.interrupts import defer_signals
 
 BLAS = ThreadpoolController().select(user_api="blas")
 
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
     if getattr(_here, "inside", False):
         yield
         return
-    with undisturbed(), _lock:
+    with defer_signals(), _lock:
         if _inside == 0:
             _found = [library.num_threads for library in BLAS.lib_controllers]
             _set([1] * len(_found))
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        with undisturbed(), _lock:
+        with defer_signals(), _lock:
             _here.inside = False
             _inside -= 1
             if _inside == 0:

@@ -19,7 +19,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def raise_on_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP raise :class:`Terminated` within the block, unless this process ignores or handles them."""
     before = {number: signal.getsignal(number) for number in ENDING}
     ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
@@ -43,7 +43,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Ctrl-C, and what ends a search likewise, waits for the end of the block. An exception in its middle could leave a
     lock taken forever, of a thread that is being started, of a future or of a file. For what takes milliseconds."""
     if threading.current_thread() is not threading.main_thread():  # signals never come here

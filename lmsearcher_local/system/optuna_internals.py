@@ -99,12 +99,12 @@ class _Without:
         trials = self._inner.get_all_trials(study_id, deepcopy=deepcopy)
         kept = [trial for trial in trials if self._mark not in trial.user_attrs]
         if len(kept) < len(trials):
-            kept = [_numbered(trial, number) for number, trial in enumerate(kept)]
+            kept = [_renumber(trial, number) for number, trial in enumerate(kept)]
         kept = [trial for trial in kept if all(violation <= 0 for violation in trial.constraints.values())]
         return [trial for trial in kept if states is None or trial.state in states]
 
 
-def _numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+def _renumber(trial: FrozenTrial, number: int) -> FrozenTrial:
     if trial.number == number:
         return trial
     found = copy(trial)

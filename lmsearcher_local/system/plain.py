@@ -12,7 +12,7 @@ def plain(value: Any) -> str:
     return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
-def counted(number: int, thing: str) -> str:
+def quantity(number: int, thing: str) -> str:
     """So many of a thing, in words: ``1 trial``, ``1,000 trials``."""
     return f"{amount(number)} {thing}{'s' * (number != 1)}"
 

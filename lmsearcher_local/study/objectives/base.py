@@ -14,7 +14,7 @@ from lmsearcher_local.errors import LMSearcherError
 if TYPE_CHECKING:
     from lmsearcher_local.spaces.space import Configuration
 
-Function = Callable[..., Any]  # of a configuration, and maybe a ``RunningTrial``; what it returns, see ``checked``
+Function = Callable[..., Any]  # of a configuration, and maybe a ``RunningTrial``; see ``check_measured``
 Measured = float | dict[str, float]
 Watch = Callable[[int, float], bool]  # told a step and its value, it answers whether the trial is to stop
 
@@ -75,7 +75,7 @@ class ProcessObjective:
         return {**os.environ, **own, **variables}
 
 
-def checked(value: object) -> Measured:
+def check_measured(value: object) -> Measured:
     """What was measured: a finite number, or a mapping of names to such numbers.
 
     Raises:

@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.study.objectives.base import Function, Measured, ObjectiveFailed, Watch, checked, describe_error
+from lmsearcher_local.study.objectives.base import (
+    Function,
+    Measured,
+    ObjectiveFailed,
+    Watch,
+    check_measured,
+    describe_error,
+)
 from lmsearcher_local.study.objectives.steps import RunningTrial, StoppedEarly, takes_trial
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ def evaluate_function(function: Function, configuration: "Configuration", watch:
         raise kind(describe_error(error)) from error
     if trial.ended_early():
         raise StoppedEarly("it was told to stop")
-    return checked(value)
+    return check_measured(value)
 
 
 @contextmanager

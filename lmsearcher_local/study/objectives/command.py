@@ -16,7 +16,7 @@ from lmsearcher_local.study.objectives.base import (
     ObjectiveFailed,
     ProcessObjective,
     Watch,
-    checked,
+    check_measured,
     describe_error,
 )
 from lmsearcher_local.study.objectives.processes import kill_tree
@@ -73,7 +73,7 @@ class CommandObjective(ProcessObjective):
                 raise ObjectiveFailed(f"the command cannot start: {describe_error(error)}") from error
             self._running.append(process.pid)
             try:
-                status = _watched(process, output, watch, self._timeout) if watch else process.wait(self._timeout)
+                status = _watch_process(process, output, watch, self._timeout) if watch else process.wait(self._timeout)
             except BaseException as error:
                 kill_tree(process.pid)
                 process.wait()
@@ -87,23 +87,23 @@ class CommandObjective(ProcessObjective):
             line = _last_line(output)
         if not line:
             raise ObjectiveFailed("the command printed nothing; its last line is the score")
-        return _measured(line)
+        return _parse_measured(line)
 
     def close(self) -> None:
         for pid in [*self._running]:
             kill_tree(pid)
 
 
-def _measured(line: str) -> Measured:
+def _parse_measured(line: str) -> Measured:
     """The number or the JSON object that a line is."""
     try:
-        return checked(parse_json(line) if line.startswith("{") else float(line))
+        return check_measured(parse_json(line) if line.startswith("{") else float(line))
     except (ValueError, RecursionError):
         kind = "JSON object" if line.startswith("{") else "number"
         raise ObjectiveFailed(f"the last line is no {kind}: {line[:200]!r}") from None
 
 
-def _watched(process: "subprocess.Popen[bytes]", output: IO[bytes], watch: Watch, timeout: float | None) -> int:
+def _watch_process(process: "subprocess.Popen[bytes]", output: IO[bytes], watch: Watch, timeout: float | None) -> int:
     """The exit status of a process whose steps are watched.
 
     Raises:

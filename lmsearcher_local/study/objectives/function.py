@@ -38,8 +38,8 @@ class FunctionObjective(ProcessObjective):
     def __init__(self, function: Function | str, timeout: float | None = None) -> None:
         if timeout is not None and not timeout > 0:
             raise ObjectiveError(f"the time-out of a trial is above 0 s, not {timeout:g}")
-        self.name = f"function {_spelled(function)}" if isinstance(function, str) else function_name(function)
-        self._function = function if isinstance(function, str) else _pickled(function)
+        self.name = f"function {_check_spec(function)}" if isinstance(function, str) else function_name(function)
+        self._function = function if isinstance(function, str) else _pickle(function)
         self._timeout = timeout
         self._folder = os.getcwd()
         self._workers: set[Worker] = set()
@@ -70,7 +70,7 @@ class FunctionObjective(ProcessObjective):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another machine imports the function by its name, from the same folder if there is one."""
-        return _received, (tuple(sorted((key, value) for key, value in vars(self).items() if key not in OWN)),)
+        return _copy_here, (tuple(sorted((key, value) for key, value in vars(self).items() if key not in OWN)),)
 
     def rest(self) -> None:
         """End the processes that are not at work."""
@@ -130,14 +130,14 @@ def function_name(function: Callable[..., Any]) -> str:
     return f"function {module}:{name or type(function).__name__}"
 
 
-def _spelled(spec: str) -> str:
+def _check_spec(spec: str) -> str:
     module, separator, name = spec.partition(":")
     if not (separator and module and name):
         raise ObjectiveError(f"an objective is written module:function, not {spec!r}")
     return spec
 
 
-def _pickled(function: Function) -> bytes:
+def _pickle(function: Function) -> bytes:
     try:
         pickled: bytes = cloudpickle.dumps(function)
         return pickled
@@ -148,7 +148,7 @@ def _pickled(function: Function) -> bytes:
         ) from error
 
 
-def _received(state: tuple[tuple[str, Any], ...]) -> FunctionObjective:
+def _copy_here(state: tuple[tuple[str, Any], ...]) -> FunctionObjective:
     """The copy of an objective in this worker of a cluster, which gets one with each trial; it keeps its processes."""
     if state not in _COPIES:
         for other in [*_COPIES.values()]:  # mostly of searches that have ended

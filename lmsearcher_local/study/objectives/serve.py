@@ -52,10 +52,10 @@ def serve() -> None:
 
         while True:
             configuration, watched = connection.recv()
-            connection.send(_evaluated(call, configuration, watch if watched else None))
+            connection.send(_evaluate(call, configuration, watch if watched else None))
 
 
-def _evaluated(function: Function, configuration: "Configuration", watch: Watch | None) -> Answer:
+def _evaluate(function: Function, configuration: "Configuration", watch: Watch | None) -> Answer:
     try:
         return evaluate_function(function, configuration, watch), None, False
     except ObjectiveFailed as error:

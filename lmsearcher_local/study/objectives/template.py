@@ -56,7 +56,7 @@ class Template:
     def __init__(self, text: str, names: Sequence[str]) -> None:
         if not text.strip():
             raise ObjectiveError("the objective command is empty")
-        braces, words = _braces(names), _listed(text)
+        braces, words = _braces(names), _parse_list(text)
         self._words = [[*_split(word, braces, names, shell=False)] for word in words]
         self._shell = [] if words else [*_split(text, braces, names, shell=True)]
 
@@ -72,7 +72,7 @@ class Template:
         return given + "".join(f'"${{{variables[name]}}}"' if name else text for text, name in self._shell)
 
 
-def _listed(text: str) -> list[str]:
+def _parse_list(text: str) -> list[str]:
     """The words of a command that is written as a JSON list; none where it is a shell's."""
     if not re.match(r'\s*\[\s*"', text):
         return []
@@ -98,21 +98,21 @@ def _split(text: str, braces: re.Pattern[str], names: Sequence[str], shell: bool
     place, contexts = 0, [WORDS]  # what the place stands in, innermost last
     while place < len(text):
         if found := braces.match(text, place):
-            yield ("", _checked(found[2], names, contexts[-1])) if found[2] else (f"{{{found[1]}}}", "")
+            yield ("", _check_placeholder(found[2], names, contexts[-1])) if found[2] else (f"{{{found[1]}}}", "")
             place = found.end()
             continue
         found = (CHARACTER if contexts[-1] in ("'", "#") or not shell else TOKEN).match(text, place)
         assert found is not None
         token = found[0]
         if token == "\\{" and (found := braces.match(text, place + 1)) and found[2]:
-            _checked(found[2], names, "\\")
+            _check_placeholder(found[2], names, "\\")
         if shell:
             _step(contexts, token, text[:place])
         yield token, ""
         place += len(token)
 
 
-def _checked(name: str, names: Sequence[str], context: str) -> str:
+def _check_placeholder(name: str, names: Sequence[str], context: str) -> str:
     """The name, where it is known and its option can stand in this context."""
     if name not in names:
         allowed = ", ".join(f"{{{known}}}" for known in names)
