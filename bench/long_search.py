@@ -1,14 +1,14 @@
-"""How quick a search stays that runs long, and what memory it takes: ``python -m bench.long_search``.
+"""How quick a search stays that runs long, and what memory it takes: ``python -m bench.long_search --out FILE``.
 
 The engine is scripted and the objective a sum, both in this process, so that what is measured is our own work and
-Optuna's. Of the three ways of ``WAYS`` the first makes pools at random, the second by the surrogate; the third shows
-them to the engine as the bundled checkpoint's codec does, the others as digits.
+Optuna's. Of the three searches of ``SEARCHES`` the first makes pools at random, the second by the surrogate; the third
+shows them to the engine as the bundled checkpoint's codec does, the others as digits.
 
 Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its results.csv
-must hold every trial once. Then for each way one search grows to the last of the numbers of trials; a line for each
-number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial, which other
-work on the machine changes less, and by how much the memory of the process has grown. The last line of a way says by
-how much that of another process grows in which Optuna alone reads the study.
+must hold every trial once. Then each search, in a process of its own, grows to the last of the numbers of trials. A row
+for each number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial, which
+other work on the machine changes less, and by how much the memory of the process has grown. The last row of a search
+also says by how much that of another process grows in which Optuna alone reads the study.
 """
 
 import csv
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -34,6 +36,7 @@ from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.records.storage import JOURNAL
+from lmsearcher_local.search.throughput import write
 from lmsearcher_local.spaces.files import TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives.function import InProcess
@@ -76,10 +79,10 @@ class Digits:
         return (200 + pool_size) * space.code_length
 
 
-WAYS: dict[str, tuple[str, Callable[[], Codec]]] = {
-    "paper": ("paper", Digits),
-    "surrogate": ("surrogate", Digits),
-    "bundled": ("surrogate", lambda: load_checkpoint().codec()),
+SEARCHES: dict[str, tuple[str, Callable[[], Codec]]] = {  # policy and codec
+    "pools at random": ("paper", Digits),
+    "pools by the surrogate": ("surrogate", Digits),
+    "and rows of the bundled checkpoint": ("surrogate", lambda: load_checkpoint().codec()),
 }
 
 
@@ -88,19 +91,19 @@ def score(configuration: Configuration) -> float:
     return float(sum(value * (i + 1) for i, value in enumerate(values)) % 101)
 
 
-def search(out: Path, trials: int, way: str, **options: Any) -> Result:
-    policy, codec = WAYS[way]
+def search(out: Path, trials: int, name: str, **options: Any) -> Result:
+    policy, codec = SEARCHES[name]
     ranker = Ranker(Scripted(), codec())
     return run(InProcess(score), SPACE, ranker, out=out, trials=trials, policy=policy, **options)
 
 
-def check(way: str) -> None:
+def check(name: str) -> None:
     """Stopped and resumed it is the uninterrupted one, and its table holds every trial once."""
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder, "whole"), Path(folder, "parts")
-        expected = search(whole, 260, way)
+        expected = search(whole, 260, name)
         for trials in (120, 121, 260):
-            found = search(parts, trials, way, resume=True)
+            found = search(parts, trials, name, resume=True)
         assert found == expected
         for out in (whole, parts):
             with (out / TABLE).open(newline="") as stream:
@@ -115,8 +118,8 @@ import sys, psutil, optuna
 from optuna.storages.journal import JournalFileBackend
 before = psutil.Process().memory_info().rss
 storage = optuna.storages.JournalStorage(JournalFileBackend(sys.argv[1]))
-trials = storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
-print(f"{len(trials):,} {(psutil.Process().memory_info().rss - before) / 2**20:.0f}")
+storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
+print(round((psutil.Process().memory_info().rss - before) / 2**20))
 """
 
 
@@ -126,37 +129,54 @@ def memory() -> float:
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
-def measure(way: str, marks: Sequence[int]) -> None:
+def measure(name: str, marks: Sequence[int]) -> list[dict[str, Any]]:
+    """One search as rows, one for each number of trials."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check(name)
     with tempfile.TemporaryDirectory() as folder:
         before, starts = memory(), {mark - min(WINDOW, mark - 1): (0.0, 0.0) for mark in marks}
+        rows: list[dict[str, Any]] = []
 
         def note(result: Result) -> None:
             done = len(result.trials)
-            if done in marks:
+            if done in marks and done not in [row["trials"] for row in rows]:
                 window = min(WINDOW, done - 1)
                 wall, processor = starts[done - window]
                 rate = window / (time.perf_counter() - wall)
                 spent = 1000 * (time.process_time() - processor) / window
-                print(f"{way:<10} {done:>7,} {rate:>9.1f} {spent:>9.1f} {memory() - before:>9.0f}", flush=True)
+                about = {"search": name, "trials": done, "trials a second": round(rate, 1)}
+                rows.append({**about, "ms a trial": round(spent, 1), "MiB": round(memory() - before)})
             if done in starts:
                 starts[done] = time.perf_counter(), time.process_time()
 
-        search(Path(folder), max(marks), way, on_trial=note)
+        search(Path(folder), max(marks), name, on_trial=note)
         command = [sys.executable, "-c", ALONE, str(Path(folder, JOURNAL))]
-        trials, more = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        print(f"{'Optuna':<10} {trials:>7} {'':>9} {'':>9} {more:>9}", flush=True)
+        rows[-1]["MiB of Optuna"] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return rows
 
 
-@click.command()
-@click.option("--trials", default="1000,5000,20000", help="Numbers of trials at which a line is printed.")
-@click.option("--ways", default=",".join(WAYS), help="How pools are made and shown, one search for each.")
-def main(trials: str, ways: str) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for way in ways.split(","):
-        check(way)
-    print(f"{'way':<10} {'trials':>7} {'trials/s':>9} {'ms CPU':>9} {'MiB more':>9}")
-    for way in ways.split(","):
-        measure(way, [int(number) for number in trials.split(",")])
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation."""
+    text = "| search | trials | ms of processor a trial | trials a second | MiB more | of these Optuna's |\n"
+    text += "| --- |" + " ---: |" * 5 + "\n"
+    for row in rows:
+        cells = (f"{row['trials']:,}", row["ms a trial"], row["trials a second"], row["MiB"])
+        text += f"| {row['search']} | {' | '.join(map(str, cells))} | {row.get('MiB of Optuna', '')} |\n"
+    return text
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--trials", default="1000,5000,20000", help="Numbers of trials of which there is a row.")
+@click.option("--searches", default=";".join(SEARCHES), help="Which of them, separated by semicolons.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of rows.")
+def main(trials: str, searches: str, out: Path) -> None:
+    """Search long, and see what a trial costs."""
+    rows = []
+    for name in searches.split(";"):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            rows += process.submit(measure, name, [int(number) for number in trials.split(",")]).result()
+    write(out, rows)
+    click.echo(markdown(rows))
 
 
 if __name__ == "__main__":
