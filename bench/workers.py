@@ -1,18 +1,19 @@
 """Many workers, one model: how busy the workers are, in simulated time, and what parallel evaluation costs in regret.
 
-A trial takes a lognormal time, an ask what it really took here; free workers wait for it. The values come from tables.
+``python -m bench.workers --out runs/workers.jsonl``. A trial takes a lognormal time, an ask what it really took here;
+free workers wait for it. The values come from tables.
 """
 
 import heapq
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bench.tables import DEVELOPMENT, TRIALS, Problem, problem
 from lmsearcher_local.model.load import load_ranker
@@ -85,20 +86,21 @@ def main(seconds: float, seeds: int, out: Path) -> None:
                     rows.append(row)
                     stream.write(json.dumps(row | versions) + "\n")
                     stream.flush()
-    shown = Table("workers", "utilisation", "in rounds", "time asking / s", f"regret after {TRIALS}")
-    for workers in WORKERS:
-        mine = [row for row in rows if row["workers"] == workers]
-        means = {
-            key: float(np.mean([row[key] for row in mine])) for key in ("utilisation", "in rounds", "asking", "regret")
+    click.echo(markdown(rows))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the documentation: means over tables and seeds, and the standard error of the regret."""
+    text = f"| workers | busy | in rounds | all asks together / s | regret after {TRIALS} |\n|{' --- |' * 5}\n"
+    for workers in dict.fromkeys(row["workers"] for row in rows):
+        columns = {
+            key: np.array([row[key] for row in rows if row["workers"] == workers])
+            for key in ("utilisation", "in rounds", "asking", "regret")
         }
-        shown.add_row(
-            str(workers),
-            f"{means['utilisation']:.3f}",
-            f"{means['in rounds']:.3f}",
-            f"{means['asking']:.1f}",
-            f"{means['regret']:.3f}",
-        )
-    Console().print(shown)
+        busy, rounds, asking, regret = (float(column.mean()) for column in columns.values())
+        error = columns["regret"].std(ddof=1) / np.sqrt(len(columns["regret"]))
+        text += f"| {workers} | {busy:.2f} | {rounds:.2f} | {asking:.0f} | {regret:.3f}±{error:.3f} |\n"
+    return text
 
 
 if __name__ == "__main__":
