@@ -57,6 +57,8 @@ TABLES = {
     "pruning": Table("pruning", pruning.markdown),
     "transfer": Table("transfer", transfer.markdown),
     "transfer-dev": Table("transfer-dev", transfer.markdown),
+    "transfer-harm": Table("transfer", transfer.harm, origin=False),
+    "transfer-dev-harm": Table("transfer-dev", transfer.harm, origin=False),
     "constrained": Table("constrained", constrained.markdown),
     "pareto": Table("pareto", pareto.markdown),
     "rehearsal-8b": Table("rehearsal-8b", rehearsal.markdown),

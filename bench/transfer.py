@@ -34,6 +34,11 @@ MARKS = (1, 5, 10, 20, 50, 100)  # evaluations at which the summary reads the cu
 BEST = 5  # configurations of each source that a baseline begins with
 OTHER = {"nasbench201": "hpobench", "hpobench": "hpolib", "hpolib": "hpobench"}  # family whose tables are useless
 WITH, WITHOUT, MODEL = "earlier searches", "no earlier search", "bundled model"
+USELESS = ("useless: labels permuted", "useless: another family")
+HARMED, BOUND = (20, 50), 1.1  # evaluations at which useless sources may leave so many times the regret
+ALL = "all tables"
+
+Regrets = dict[str, dict[int, list[float]]]  # by table and seed
 
 
 class Cell(NamedTuple):
@@ -200,8 +205,8 @@ METHODS: dict[str, Callable[[Cell], Search]] = {
     f"{MODEL}, {WITH}": with_model,
     f"{WITH}: 1": lambda cell: with_sources(cell, 1),
     f"{WITH}: 3": lambda cell: with_sources(cell, 3),
-    "useless: labels permuted": with_permuted,
-    "useless: another family": with_renamed,
+    USELESS[0]: with_permuted,
+    USELESS[1]: with_renamed,
     "all trials as its own": added,
     "the sources' best in order": in_order,
     f"Optuna TPE, best {BEST} enqueued": lambda cell: optuna_tpe(space_of(cell), cell.seed, best_codes(cell)),
@@ -210,22 +215,60 @@ METHODS: dict[str, Callable[[Cell], Search]] = {
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[np.ndarray, int]]]:
-    """By family and method the mean regret after each trial, ``[TRIALS]``, and how many searches that is.
+    """By family, last all, and method the mean regret after each trial, ``[TRIALS]``, and how many searches that is.
 
-    Of a family, the mean over its tables of the mean over seeds.
+    Of a family, the mean over its tables of the mean over seeds. Of all, only methods that have searched each table.
     """
-    found: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
-    for row in rows:
-        family = f"{FAMILIES[row['table'].split('-')[0]]}"
-        by_table = found.setdefault(family, {}).setdefault(row["method"], {})
-        by_table.setdefault(row["table"], []).append(row["regret"])
     return {
         family: {
-            name: (np.mean([np.mean(seeds, 0) for seeds in by_table.values()], 0), sum(map(len, by_table.values())))
+            name: (np.mean([np.mean([*seeds.values()], 0) for seeds in by_table.values()], 0), _searches(by_table))
             for name, by_table in sorted(methods.items(), key=lambda item: [*METHODS].index(item[0]))
+            if family != ALL or by_table.keys() == {row["table"] for row in rows}
         }
-        for family, methods in found.items()
+        for family, methods in _by_family(rows).items()
     }
+
+
+def harm(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of the documentation on useless sources: regret with them over regret without.
+
+    A ratio ``r = mean(a) / mean(b)`` over seeds, of means over tables; its standard error is that of ``a - r b`` over
+    the mean of ``b``, as the searches ``a`` and ``b`` of a seed are of the same tables.
+    """
+    found = _by_family(rows)
+    text = (
+        f"Regret with useless sources as a multiple of that without sources, after {' / '.join(map(str, HARMED))}"
+        f" evaluations, mean over tables and seeds, ± its standard error over seeds (the bound is {BOUND}).\n\n"
+        f"| sources | {' | '.join(found)} |\n| --- |{' --- |' * len(found)}\n"
+    )
+    for name in USELESS:
+        cells = [[_ratio(methods[name], methods[WITHOUT], mark) for mark in HARMED] for methods in found.values()]
+        text += f"| {name} | {' | '.join(' / '.join(cell) for cell in cells)} |\n"
+    return text
+
+
+def _by_family(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Regrets]]:
+    """By family, last all, and method."""
+    found: dict[str, dict[str, Regrets]] = {}
+    for family in (*FAMILIES.values(), ALL):
+        for row in rows:
+            if family in (ALL, FAMILIES[row["table"].split("-")[0]]):
+                by_table = found.setdefault(family, {}).setdefault(row["method"], {})
+                by_table.setdefault(row["table"], {})[row["seed"]] = row["regret"]
+    return found
+
+
+def _searches(by_table: Regrets) -> int:
+    return sum(map(len, by_table.values()))
+
+
+def _ratio(useless: Regrets, without: Regrets, mark: int) -> str:
+    """The ratio of their mean regrets after so many evaluations, and its standard error."""
+    seeds = sorted(set.intersection(*(set(regrets) for found in (useless, without) for regrets in found.values())))
+    a, b = (np.mean([[by[s][mark - 1] for s in seeds] for by in found.values()], 0) for found in (useless, without))
+    ratio = a.mean() / b.mean()
+    error = np.std(a - ratio * b, ddof=1) / np.sqrt(len(seeds)) / b.mean()
+    return f"{ratio:.2f} ± {error:.2f}"
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -234,7 +277,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     marks = [mark for mark in MARKS if mark <= min(len(row["regret"]) for row in rows)]
     text = (
         f"Normalised regret after {' / '.join(map(str, marks))} evaluations (0: the optimum, 1: the median of the"
-        f" table), mean over a family's tables and seeds; in brackets the number of searches.\n\n"
+        f" table), mean over tables and seeds; in brackets the number of searches.\n\n"
         f"| method | {' | '.join(summary)} |\n| --- |{' --- |' * len(summary)}\n"
     )
     for name in METHODS:
@@ -253,7 +296,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    summary = curves(rows)
+    summary = {family: methods for family, methods in curves(rows).items() if family != ALL}
     figure = Figure(figsize=(4.6 * len(summary), 5), layout="constrained")
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
     handles: dict[str, Any] = {}

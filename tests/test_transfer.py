@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         assert found.exit_code == 0, found.output
     rows = read(tmp_path / "rows.jsonl")
     assert len(rows) == len({(row["method"], row["table"], row["seed"]) for row in rows}) == 8
-    assert (tmp_path / "summary.md").read_text().count("(4)") == 2
+    assert (tmp_path / "summary.md").read_text().count("(4)") == 4  # two methods, of the family and of all tables
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert CliRunner().invoke(transfer.main, [*arguments[:3], "nothing"]).exit_code == 2
 
@@ -111,3 +112,31 @@ def test_a_table_shows_the_marks_that_all_searches_reached() -> None:
     assert f"| {transfer.WITH} | .500 / .100 / .000 (1) |" in transfer.markdown(
         [row | {"regret": [*row["regret"], 0, 0]}]
     )
+
+
+def test_harm_is_the_ratio_of_means_with_the_error_of_paired_seeds() -> None:
+    def rows(method: str, regrets: dict[int, float]) -> list[dict[str, Any]]:
+        row = {"method": method, "table": TABLE}
+        return [row | {"seed": seed, "regret": [regret] * 50} for seed, regret in regrets.items()]
+
+    without = rows(transfer.WITHOUT, {0: 0.1, 1: 0.3, 2: 9.0})
+    found = transfer.harm(
+        [
+            *without,
+            *rows(transfer.USELESS[0], {0: 0.2, 1: 0.6}),  # the third seed was not searched: it is left out
+            *rows(transfer.USELESS[1], {0: 0.3, 1: 0.3, 2: 9.0}),
+        ]
+    )
+    assert f"| {transfer.USELESS[0]} | 2.00 ± 0.00 / 2.00 ± 0.00 | 2.00 ± 0.00 / 2.00 ± 0.00 |" in found
+    a, b = np.array([0.3, 0.3, 9.0]), np.array([0.1, 0.3, 9.0])
+    ratio = a.mean() / b.mean()
+    error = np.std(a - ratio * b, ddof=1) / np.sqrt(3) / b.mean()
+    assert f"| {transfer.USELESS[1]} | {ratio:.2f} ± {error:.2f} / " in found
+
+
+def test_the_column_of_all_tables_has_only_methods_that_searched_each() -> None:
+    rows = [{"method": transfer.WITH, "table": table, "seed": 0, "regret": [0.5] * 8} for table in (TABLE, OTHER)]
+    rows.append(rows[0] | {"method": transfer.WITHOUT})
+    text = transfer.markdown(rows)
+    assert f"| {transfer.WITH} | .500 / .500 / .500 (2) | .500 / .500 / .500 (2) |" in text
+    assert f"| {transfer.WITHOUT} | .500 / .500 / .500 (1) | - |" in text
