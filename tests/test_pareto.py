@@ -80,6 +80,20 @@ def test_what_is_certain_improves_by_what_it_adds() -> None:
         assert found == pytest.approx(gain, abs=1e-6)
 
 
+@pytest.mark.parametrize(("candidate", "gain"), [((-0.2, 1.5), 0.9 / 3), ((0.5, 0.5), 0.25), ((1.5, -1.0), 0.5)])
+@pytest.mark.parametrize("goals", [2, 3])
+def test_beyond_a_best_value_that_many_share_less_is_expected(
+    goals: int, candidate: tuple[float, float], gain: float
+) -> None:
+    # Above the reference three points share the 1 of the second goal; in a third goal the candidate is below all.
+    points, one = np.array([[0, 1], [-0.5, 1], [-1, 1], [1, 0], [-3, 1]]), np.array([candidate])
+    if goals == 3:
+        points, one = np.column_stack([np.linspace(1, 0, 5), points]), np.column_stack([[-1.0], one])
+    reference = np.full(goals, -2.0)
+    [found] = expected_hypervolume_improvement(one, np.full((1, goals), 1e-9), points, reference)
+    assert found == pytest.approx(gain, abs=1e-6)
+
+
 def test_nothing_evaluated_leaves_the_whole_space_to_gain() -> None:
     [found] = expected_hypervolume_improvement(
         np.zeros((1, 2)), np.full((1, 2), 1e-9), np.empty((0, 2)), np.full(2, -3.0)

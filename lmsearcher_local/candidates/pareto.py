@@ -100,8 +100,14 @@ def expected_hypervolume_improvement(
     Candidates' scores are independent normal ones of these means and deviations, both ``[n, M]``. Over the free boxes
     ``(l, u]`` it is the sum of ``prod_j (psi_j(l_j) - psi_j(u_j))`` with ``psi(a) = E[max(Y - a, 0)]``: exact for the
     disjoint boxes that they are (Yang et al. 2019).
+
+    Where ``k`` points share the best value of a goal, what is expected beyond it is divided by ``k``: so many came up
+    to it, and none exceeded it. A smallest size that many have is likely a bound, which a process knows nothing of.
     """
     lower, upper = free_boxes(points, reference)
+    inside = points[(points > reference).all(1)]
+    best = inside.max(0, initial=-np.inf)
+    shared = (inside == best).sum(0)
     volumes = np.ones((len(means), len(lower)))
     for goal in range(len(reference)):
         ends, places = np.unique(np.concatenate([lower[:, goal], upper[:, goal]]), return_inverse=True)
@@ -110,6 +116,8 @@ def expected_hypervolume_improvement(
         with np.errstate(invalid="ignore"):  # an infinite end: nothing is beyond it
             above = deviation * (z * ndtr(z) + np.exp(-z * z / 2) / np.sqrt(2 * np.pi))
         above[:, np.isinf(ends)] = 0.0
+        if shared[goal] > 1:
+            above[:, np.isinf(ends)] = above[:, ends == best[goal]] * (1 - 1 / shared[goal])
         below, beyond = places[: len(lower)], places[len(lower) :]
         volumes *= above[:, below] - above[:, beyond]
     return np.asarray(np.maximum(volumes, 0).sum(1))
