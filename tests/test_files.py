@@ -127,10 +127,10 @@ def test_a_dataframe(tmp_path: Path) -> None:
 
 def test_parameters_called_like_our_columns(tmp_path: Path) -> None:
     space = SearchSpace({"value": [1, 2], "code": ["x", "y"], "trial": [True, False]})
-    ended = [("010", 1.5, None), ("111", None, "no"), ("000", 2.5, None)]
+    ended = [("010", (1.5,), None), ("111", (), "no"), ("000", (2.5,), None)]
     trials = tuple(
-        Trial(i, code, tuple(space.decode(code).items()), value, reason, given=False)
-        for i, (code, value, reason) in enumerate(ended, 1)
+        Trial(i, code, tuple(space.decode(code).items()), values, reason, given=False)
+        for i, (code, values, reason) in enumerate(ended, 1)
     )
     result = Result(space, "maximize", trials)
     (tmp_path / "t.csv").write_text(text_of(result))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lmsearcher_local.candidates.history import Direction
-from lmsearcher_local.report.figures import plot_search
+from lmsearcher_local.presets.drawing import saved
+from lmsearcher_local.report.figures import draw_result
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.results import Result, Trial
 
@@ -26,9 +27,10 @@ VALUES = {
 def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
     reasons = {None: "failed"}
     trials = tuple(
-        Trial(i, "0", (("p0", 0),), value, reasons.get(value), given=False) for i, value in enumerate(VALUES[name], 1)
+        Trial(i, "0", (("p0", 0),), () if value is None else (value,), reasons.get(value), given=False)
+        for i, value in enumerate(VALUES[name], 1)
     )
-    plot_search(Result(SearchSpace([5]), direction, trials), tmp_path / "p.png", name, "score", 70.0)
+    saved(draw_result(Result(SearchSpace([5]), direction, trials), name, "score", 70.0), tmp_path / "p.png")
     header = (tmp_path / "p.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert struct.unpack(">II", header[16:]) == (1200, 675)

@@ -1,14 +1,13 @@
 """Pictures of a search: its curve, what its parameters matter, and how the model's confidence turned out."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmsearcher_local.candidates.pareto import hypervolumes
-from lmsearcher_local.presets.drawing import new_figure, saved
+from lmsearcher_local.presets.drawing import new_figure
 from lmsearcher_local.search.calibration import Bin
 from lmsearcher_local.study.results import Result, Trial
 from lmsearcher_local.system.plain import plain
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
 FAR_OUT = 3.0  # interquartile ranges: values further out would flatten the rest of the picture
 
 
-def plot_search(result: Result, path: Path, title: str, label: str = "value", optimum: float | None = None) -> None:
-    """Draw the search as a PNG: its curve, see ``draw_search``, or with several goals its front, see ``draw_front``."""
-    figure = draw_front(result, title) if len(result.goals) > 1 else draw_search(result, title, label, optimum)
-    saved(figure, path, dpi=150)
+def draw_result(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
+    """The search: its curve, see ``draw_search``, or with several goals its front, see ``draw_front``."""
+    return draw_front(result, title) if len(result.goals) > 1 else draw_search(result, title, label, optimum)
 
 
 def draw_search(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
@@ -32,12 +30,11 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
     last = max((trial.number for trial in result.trials), default=1)
-    sign = 1 if result.direction == "maximize" else -1
+    sign = result.sign
     told = [(trial.number, trial.value) for trial in result.trials if trial.holds]
     if result.random:
-        axes.axvspan(
-            0.5, result.trials[result.random - 1].number + 0.5, color="0.92", label="before the model is asked"
-        )
+        end = result.trials[result.random - 1].number + 0.5
+        axes.axvspan(0.5, end, color="0.92", label="before the model is asked")
     if optimum is not None:
         axes.axhline(optimum, color="tab:green", linestyle="--", label=f"optimum {optimum:.6g}")
     if told:
@@ -58,10 +55,8 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     failed = [trial.number for trial in result.trials if trial.value is None and not trial.pruned]
     if failed:
         _at_edge(axes, failed, sign, marker="x", color="tab:red", linestyle="", label="failed trial")
-    axes.set_xlim(0.5, last + 0.5)
+    axes.set(xlim=(0.5, last + 0.5), xlabel="trial", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trial")
-    axes.set_ylabel(label)
     axes.set_title(fill(plain(title), 80), parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
@@ -71,13 +66,13 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
 def _mark_broken(axes: Any, result: Result, ranged: bool) -> None:
     """Trials that break a limit; the picture's range stays, where others made it."""
     low, high = axes.get_ylim()
-    found = [(trial.number, trial.value) for trial in result.trials if trial.value is not None and trial.breaks]
+    found = [(trial.number, trial.values[0]) for trial in result.valued if trial.breaks]
     inside = [(number, value) for number, value in found if low <= value <= high or not ranged]
     if found:
         places = np.array(inside or np.empty((0, 2))).T
         axes.plot(*places, "o", mfc="none", color="tab:red", alpha=0.6, markersize=5, label="breaks a limit")
-    if found and ranged:
-        axes.set_ylim(low, high)
+        if ranged:
+            axes.set_ylim(low, high)
 
 
 def draw_front(result: Result, title: str = "") -> "Figure":
@@ -86,14 +81,12 @@ def draw_front(result: Result, title: str = "") -> "Figure":
     figure = new_figure(9, 4.2)
     left, right = figure.subplots(1, 2)
     names = [plain(str(goal)) for goal in result.goals]
-    told, front = [trial for trial in result.trials if trial.values], result.front
+    told, front = result.valued, result.front
     held, broken = [trial for trial in told if trial.holds], [trial for trial in told if not trial.holds]
-    for some, style in (
-        (held, {"color": "tab:blue", "label": "trial"}),
-        (broken, {"color": "0.6", "label": "breaks a limit"}),
-    ):
-        if some:
-            left.plot(*_columns(some), "o" if some is held else "x", alpha=0.5, markersize=4, **style)
+    if held:
+        left.plot(*_columns(held), "o", alpha=0.5, markersize=4, color="tab:blue", label="trial")
+    if broken:
+        left.plot(*_columns(broken), "x", alpha=0.5, markersize=4, color="0.6", label="breaks a limit")
     if front:
         x, y = _columns(front)
         if len(result.goals) == 2:

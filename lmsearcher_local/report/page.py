@@ -6,6 +6,7 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -54,7 +55,7 @@ def page_of(source: str) -> str:
     """The page about a study as the command names it.
 
     Raises:
-        StudyError: there is no such study, or it holds what no search of this package wrote.
+        StudyError: there is no such study, or no search of this package wrote it.
     """
     from lmsearcher_local.errors import LMSearcherError, StudyError
     from lmsearcher_local.records.storage import hide_password, load_study
@@ -91,7 +92,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     """
     from lmsearcher_local.presets.registry import preset_of
     from lmsearcher_local.report.borders import draw_borders, limit_rows, model_scores
-    from lmsearcher_local.report.figures import draw_calibration, draw_front, draw_importance, draw_search
+    from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_result
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.schema import plan_of, read_result, runs_of
@@ -102,15 +103,14 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     measured = None if several else _table(plan["objective"])
     table = None if result.limits else measured  # which knows no limits
     known = preset_of(result.space)
-    sign = 1 if result.direction == "maximize" else -1
     scores = result.merits if several else model_scores(result)
     picked = choices(study, result)
-    everything = {code: sign * value for code, value in table.values.items()} if table else scores
+    everything = {code: result.sign * value for code, value in table.values.items()} if table else scores
     bins, points = against_pools(picked, everything), against_trials(picked, scores)
     shares = importance(result)
     label = measured.metric if measured else ", ".join(map(str, result.goals)) if several else "value"
     optimum = table.optimum[1] if table else None
-    drawing = known.draw(result.space.decode(result.best[0])) if known and result.best else None
+    held = {trial.code: trial.values[0] for trial in result.trials if trial.holds}
     return {
         "plan": plan,
         "result": result,
@@ -122,17 +122,15 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "rows": best_rows(result),
         "limits": limit_rows(result),
         "borders": _embed(draw_borders(result, label)) if result.limits and result.nearest else None,
-        "curve": _embed(draw_front(result) if several else draw_search(result, label=label, optimum=optimum))
-        if result.trials
-        else None,
-        "drawing": _embed(drawing) if drawing else None,
+        "curve": _embed(draw_result(result, "", label, optimum)) if result.trials else None,
+        "drawing": _embed(known.draw(result.best_trial.configuration)) if known and result.best_trial else None,
         "importance": shares,
         "bars": _embed(draw_importance(shares)) if shares else None,
         "picked": len(picked),
         "bins": bins,
         "points": points,
         "levels": LEVELS,
-        "coverage": coverage(picked, {t.code: t.value for t in result.trials if t.holds and t.value is not None}, sign),
+        "coverage": coverage(picked, held, result.sign),
         "relation": relation(points),
         "calibration": _embed(draw_calibration(bins, points, table is not None)) if bins or points else None,
         "pools": pools(picked, everything, result) if picked else None,
@@ -153,26 +151,23 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     """The best trials, best first, or those of the front: number, code, values and the architecture in words."""
     from lmsearcher_local.presets.registry import preset_of
 
-    known, sign = preset_of(result.space), 1 if result.direction == "maximize" else -1
-    told = [trial for trial in result.trials if trial.holds]
-    told.sort(key=lambda trial: -sign * (trial.value or 0))
-    told = [*result.front] if result.front else told[:BEST]
-    columns = [align(column) for column in zip(*(trial.values for trial in told), strict=True)]
-    rows, values = [], [" / ".join(row) for row in zip(*columns, strict=True)]
-    for trial, value in zip(told, values, strict=False):
-        configuration = result.space.decode(trial.code)
-        words = known.summary(configuration) if known else ", ".join(f"{k} = {v}" for k, v in configuration.items())
-        rows.append({"number": trial.number, "code": trial.code, "value": value, "words": words})
+    known = preset_of(result.space)
+    held = sorted((trial for trial in result.trials if trial.holds), key=lambda trial: -result.sign * trial.values[0])
+    best = result.front or held[:BEST]
+    columns = [align(column) for column in zip(*(trial.values for trial in best), strict=True)]
+    rows = []
+    for trial, values in zip(best, zip(*columns, strict=True), strict=True):
+        options = trial.configuration
+        words = known.summary(options) if known else ", ".join(f"{name} = {option}" for name, option in options.items())
+        rows.append({"number": trial.number, "code": trial.code, "value": " / ".join(values), "words": words})
     return rows
 
 
 def align(values: Sequence[float]) -> list[str]:
     """Numbers of six digits, with as many decimals as the longest of them, so that a column of them lines up."""
-    texts = [_number(value) for value in values]
-    if any("e" in text for text in texts):
-        return texts
+    texts = [*map(_number, values)]
     decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-    return [f"{value:.{decimals}f}" for value in values]
+    return texts if any("e" in text for text in texts) else [f"{value:.{decimals}f}" for value in values]
 
 
 def importance(result: "Result") -> dict[str, float]:
@@ -189,8 +184,7 @@ def importance(result: "Result") -> dict[str, float]:
     if len(told) < FEW:
         return {}
     study = optuna.create_study(direction="maximize")  # in memory: the search's trials alone
-    merits = result.merits
-    study.add_trials([trial_of(result.space, t.configuration, value=merits[t.code]) for t in told])
+    study.add_trials([trial_of(result.space, t.configuration, value=result.merits[t.code]) for t in told])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that all are equal, which is then not shown
         shares: dict[str, float] = optuna.importance.get_param_importances(study)
@@ -222,9 +216,8 @@ def relation(points: Sequence[tuple[float, float]]) -> float | None:
     """Spearman's correlation of confidence and place; nothing where one of them does not vary."""
     from scipy.stats import spearmanr
 
-    if len(points) < FEW or any(len(set(side)) < 2 for side in zip(*points, strict=True)):
-        return None
-    return float(spearmanr(*zip(*points, strict=True)).statistic)
+    varied = len(points) >= FEW and all(len(set(side)) > 1 for side in zip(*points, strict=True))
+    return float(spearmanr(*zip(*points, strict=True)).statistic) if varied else None
 
 
 def pools(picked: "Sequence[Choice]", scores: Mapping[str, float], result: "Result") -> dict[str, Any]:
@@ -257,11 +250,10 @@ def times(study: "optuna.Study") -> dict[str, Any] | None:
     ]
     if not ran:
         return None
-    seconds = [(end - start).total_seconds() for start, end in ran]
     return {
         "first": _utc(min(start for start, _ in ran)),
         "last": _utc(max(end for _, end in ran)),
-        "median": statistics.median(seconds),
+        "median": statistics.median((end - start).total_seconds() for start, end in ran),
     }
 
 
@@ -270,12 +262,9 @@ def _table(objective: str) -> "Table | None":
     from lmsearcher_local.errors import ObjectiveError
     from lmsearcher_local.presets.tables import table
 
-    if not objective.startswith("table "):
-        return None
-    try:
-        return table(objective.removeprefix("table "))
-    except ObjectiveError:
-        return None
+    with suppress(ObjectiveError):
+        return table(objective.removeprefix("table ")) if objective.startswith("table ") else None
+    return None
 
 
 def _embed(figure: "Figure") -> str:

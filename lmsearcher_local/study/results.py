@@ -47,7 +47,7 @@ class Trial:
     number: int
     code: str
     parameters: tuple[tuple[str, Option], ...]  # active ones and options: immutable, because callbacks get it
-    value: float | None
+    values: tuple[float, ...]  # of each goal; none where it failed or was stopped early
     reason: str | None
     given: bool  # by a warm start
     ranked: bool = False  # picked by the model out of a pool
@@ -57,7 +57,11 @@ class Trial:
     seconds: float | None = field(default=None, compare=False)  # of its evaluation, which an equal trial need not take
     measured: tuple[tuple[str, float], ...] = ()  # by name
     violations: tuple[tuple[str, float], ...] = ()  # of each limit: above 0 it is broken
-    values: tuple[float, ...] = ()  # of each goal; ``value`` is the first
+
+    @property
+    def value(self) -> float | None:
+        """Of the first goal."""
+        return self.values[0] if self.values else None
 
     @property
     def configuration(self) -> Configuration:
@@ -67,7 +71,7 @@ class Trial:
     @property
     def holds(self) -> bool:
         """Whether it has a value and breaks no limit."""
-        return self.value is not None and all(violation <= 0 for _, violation in self.violations)
+        return bool(self.values) and all(violation <= 0 for _, violation in self.violations)
 
     @property
     def breaks(self) -> str:
@@ -98,11 +102,22 @@ class Result:
         """The number of trials that were not given by a warm start."""
         return sum(not trial.given for trial in self.trials)
 
+    @property
+    def sign(self) -> int:
+        """1 where higher values are better, else -1; with several goals of the first."""
+        return 1 if self.direction == "maximize" else -1
+
     @cached_property
+    def best_trial(self) -> Trial | None:
+        """The best trial that holds every limit, of equal ones the first; nothing where there is none, or several
+        goals."""
+        held = [trial for trial in self.trials if trial.holds] if len(self.goals) < 2 else []
+        return min(held, key=lambda trial: (-self.sign * trial.values[0], trial.number), default=None)
+
+    @property
     def best(self) -> tuple[str, float] | None:
-        """The best code that holds every limit and its value; nothing where there is none, or several goals."""
-        best = _best(self.trials, self.direction) if len(self.goals) < 2 else None
-        return None if best is None else (best.code, best.value)  # type: ignore[return-value]
+        """The code and the value of the best trial."""
+        return None if self.best_trial is None else (self.best_trial.code, self.best_trial.values[0])
 
     @cached_property
     def front(self) -> tuple[Trial, ...]:
@@ -111,8 +126,7 @@ class Result:
             return ()
         held = [trial for trial in self.trials if trial.holds]
         places = np.flatnonzero(on_front(self.scores(held))) if held else ()
-        sign = 1 if self.direction == "maximize" else -1
-        return tuple(sorted((held[i] for i in places), key=lambda trial: (-sign * trial.values[0], trial.number)))
+        return tuple(sorted((held[i] for i in places), key=lambda trial: (-self.sign * trial.values[0], trial.number)))
 
     def scores(self, trials: Sequence[Trial]) -> np.ndarray:
         """The values of trials that have some, higher better, ``[trials, goals]``."""
@@ -121,24 +135,29 @@ class Result:
         return np.array([trial.values for trial in trials]).reshape(len(trials), len(signs)) * signs
 
     @cached_property
+    def valued(self) -> list[Trial]:
+        """The trials that have a value."""
+        return [trial for trial in self.trials if trial.values]
+
+    @property
+    def violations(self) -> np.ndarray:
+        """Of the trials that have a value, ``[trials, limits]``; NaN where one is not known."""
+        known = [[dict(trial.violations).get(str(limit), math.nan) for limit in self.limits] for trial in self.valued]
+        return np.array(known).reshape(len(known), len(self.limits))
+
+    @cached_property
     def merits(self) -> dict[str, float]:
         """Of each code that has values, how good it is, higher better: its value, or how near to the front it is."""
-        valued = [trial for trial in self.trials if trial.value is not None]
+        valued = self.valued
         scores = self.scores(valued)
         if len(self.goals) > 1:
-            known = [[dict(trial.violations).get(str(limit), math.nan) for limit in self.limits] for trial in valued]
-            violations = np.array(known).reshape(len(valued), len(self.limits))
-            scores = -standing(Points((), scores, violations))[:, None]
+            scores = -standing(Points((), scores, self.violations))[:, None]
         return {trial.code: float(score) for trial, score in zip(valued, scores[:, 0], strict=True)}
 
     @cached_property
     def nearest(self) -> Trial | None:
         """The trial that breaks the limits least; nothing where none has a value."""
-        valued = [trial for trial in self.trials if trial.value is not None]
-        known = [[dict(trial.violations).get(str(limit), math.nan) for limit in self.limits] for trial in valued]
-        if not valued:
-            return None
-        return valued[int(np.argmin(excess(np.array(known).reshape(len(valued), len(self.limits)))))]
+        return self.valued[int(np.argmin(excess(self.violations)))] if self.valued else None
 
     @property
     def names(self) -> list[str]:
@@ -172,10 +191,7 @@ class Tally:
     def __init__(self, study: Study, space: SearchSpace, options: SearchOptions) -> None:
         self._reader = Reader(study)
         self._killed: list[int] = []  # numbers of trials that do not count
-        self._best: Trial | None = None
-        self._evaluated = 0
-        empty = Result(space, options.direction, (), goals=options.goals, limits=options.limits)
-        self._result = self._counted(empty)
+        self._result = Result(space, options.direction, (), goals=options.goals, limits=options.limits)
 
     def update(self) -> Result:
         """The result now; the very one of before where no other trial ended."""
@@ -191,26 +207,12 @@ class Tally:
             trials = (*before.trials, *latest)
             if before.trials and latest and latest[0].number < before.trials[-1].number:
                 trials = tuple(sorted(trials, key=lambda trial: trial.number))
-            self._evaluated += sum(not trial.given for trial in latest)
-            if len(before.goals) < 2:
-                self._best = _best([*([self._best] if self._best else []), *latest], before.direction)
-            self._result = self._counted(
-                replace(before, trials=trials, foreign=before.foreign + foreign, latest=tuple(latest))
-            )
+            self._result = replace(before, trials=trials, foreign=before.foreign + foreign, latest=tuple(latest))
+            fresh = replace(before, trials=(*filter(None, [before.best_trial]), *latest))
+            # What it would look for among all trials.
+            evaluated = before.evaluated + sum(not trial.given for trial in latest)
+            vars(self._result).update(evaluated=evaluated, best_trial=fresh.best_trial)
         return self._result
-
-    def _counted(self, result: Result) -> Result:
-        """The same, told what it would count itself."""
-        best = self._best and (self._best.code, self._best.value)
-        vars(result).update(evaluated=self._evaluated, best=best)
-        return result
-
-
-def _best(trials: Iterable[Trial], direction: Direction) -> Trial | None:
-    """The best trial that holds every limit, of equal ones the first."""
-    sign = -1 if direction == "maximize" else 1
-    valued = ((sign * trial.value, trial.number, trial) for trial in trials if trial.value is not None and trial.holds)
-    return min(valued, default=(0, 0, None))[2]
 
 
 def code_of(values: Mapping[str, Any], space: SearchSpace) -> str | None:
@@ -231,9 +233,8 @@ def _trial(number: int, trial: FrozenTrial, space: SearchSpace) -> Trial | None:
         number,
         code,
         tuple(space.decode(code).items()),
-        None if pruned or not trial.values else trial.values[0],
+        () if pruned else tuple(trial.values or ()),
         _stop(step, reported) if pruned else attributes.get(REASON),
-        values=() if pruned else tuple(trial.values or ()),
         measured=tuple(attributes.get(MEASURED, {}).items()),
         violations=tuple(trial.constraints.items()),
         given=WARM in attributes,
@@ -257,46 +258,38 @@ def columns(result: Result) -> list[str]:
 
 
 def rows(result: Result, trials: Iterable[Trial]) -> list[list[Any]]:
-    """A row for each trial; of a failed one without a value, but with the reason; that of one that breaks a limit says
-    so. Inactive parameters have none."""
-    return [
-        [
-            *(
-                trial.number,
-                trial.code,
-                trial.value,
-                trial.reason or (f"{BREAKS}{found}" if (found := trial.breaks) else None),
-            ),
-            *map(dict(trial.parameters).get, result.space.names),
-            *(dict(trial.measured).get(name) for name in result.names),
-        ]
-        for trial in trials
-    ]
+    """A row for each trial: of a failed one the reason in place of a value. One that breaks a limit has both. Inactive
+    parameters have no value."""
+    found = []
+    for trial in trials:
+        reason = trial.reason or (f"{BREAKS}{trial.breaks}" if trial.breaks else None)
+        options = map(trial.configuration.get, result.space.names)
+        measured = map(dict(trial.measured).get, result.names)
+        found.append([trial.number, trial.code, trial.value, reason, *options, *measured])
+    return found
 
 
 def table_of(result: Result, trials: Iterable[Trial]) -> str:
     """Lines of a CSV, one for each trial."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows(result, trials))
-    return text.getvalue()
+    return _csv(rows(result, trials))
 
 
 def text_of(result: Result) -> str:
     """A CSV of all trials with its header, which ``sources.read_history`` reads."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(columns(result))
-    return text.getvalue() + table_of(result, result.trials)
+    return _csv([columns(result), *rows(result, result.trials)])
 
 
 def front_text(result: Result) -> str:
     """A CSV of the front: a line for each trial on it, with the goals' values and the parameters."""
+    names = result.space.names
+    header = ["trial", "ncode", *(f"{MEASURE}{goal.name}" for goal in result.goals), *map(column_of, names)]
+    front = ([one.number, one.code, *one.values, *map(one.configuration.get, names)] for one in result.front)
+    return _csv([header, *front])
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f"{MEASURE}{goal.name}" for goal in result.goals]
-    writer.writerow(["trial", "ncode", *names, *map(column_of, result.space.names)])
-    for trial in result.front:
-        options = [trial.configuration.get(name) for name in result.space.names]
-        writer.writerow([trial.number, trial.code, *trial.values, *options])
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 

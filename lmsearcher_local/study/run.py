@@ -47,9 +47,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # o
 class Search:
     """A study that is open, checked and locked; nothing is written to it before ``run``. See ``open_search``."""
 
-    def __init__(
-        self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, out: Path, storage: str | None, study: optuna.Study | None, shared: bool) -> None:
         self._plan = plan
         self._place = hide_password(storage) if storage else str(out)  # as the user wrote it
         self._out = out.resolve()  # foreign code may change the working folder
@@ -59,6 +57,7 @@ class Search:
         self._claimed: optuna.Study | None = None
         self._outputs = Outputs(self._out)
         self._kept: Result | None = None
+        self._show: Callable[[Result], None] | None = None
 
     def prepare(self, objective: Objective, *, here: bool = True) -> None:
         """Say where the search is and, where evaluations run here, start a process for them.
@@ -109,70 +108,50 @@ class Search:
                 there is no space left to write. The study can be resumed.
             EngineError: the model cannot answer. The study can be resumed.
         """
-        try:
-            return self._run(objective, ranker, trials, on_trial, executor, gpu, Clock(workers, budget))
-        except (OSError, StorageInternalError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_ROOM:
-                raise
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise SearchStopped(
-                f"cannot write to {self._place} ({reason}); what was told is kept: make room, then --resume goes on"
-            ) from error
-
-    def _run(
-        self,
-        objective: Objective,
-        ranker: Ranker,
-        trials: int,
-        on_trial: Callable[[Result], None] | None,
-        executor: Executor | None,
-        gpu: Gpu | None,
-        clock: Clock,
-    ) -> Result:
-        plan = self._plan
+        plan, clock = self._plan, Clock(workers, budget)
         shared = shares(gpu, ranker.engine, useful=are_here(objective, executor))
+        self._show = on_trial
         self.prepare(objective, here=False)
         if isinstance(objective, ProcessObjective):
             objective.shared = shared
         # Before the study exists: it may refuse.
         options = plan.options.without("direction", "goals", "limits")  # the study says these
         sampler = LMSearcherSampler(ranker, space=plan.space, **options)
-        study = self._started()
-        tally = Tally(study, plan.space, plan.options)
-        result = tally.update()
-        self._keep(result, on_trial)
-        first = len(result.trials) + 1
-        recording = record_run(study, ranker, first, clock) if result.evaluated < trials else nullcontext()
-        with (
-            recording,
-            watch_trials(study, plan.pruner, executor) as (watched, check),
-            closing(Evaluations(objective, plan.space, ranker, executor, clock, shared, watched)) as evaluations,
-        ):
-            try:
-                return self._loop(study, tally, result, sampler, evaluations, trials, on_trial, clock, check)
-            except BaseException:
-                with suppress(OSError, StorageInternalError):  # the error says what happened, the storage knows more
-                    self._outputs.close(tally.update())
-                raise
+        with _stop_without_room(self._place):
+            study = self._start_study()
+            tally = Tally(study, plan.space, plan.options)
+            result = tally.update()
+            self._keep(result)
+            first = len(result.trials) + 1
+            recording = record_run(study, ranker, first, clock) if result.evaluated < trials else nullcontext()
+            with (
+                recording,
+                watch_trials(study, plan.pruner, executor) as (watched, check),
+                closing(Evaluations(objective, plan.space, ranker, executor, clock, shared, watched)) as evaluations,
+            ):
+                try:
+                    return self._loop(study, tally, sampler, evaluations, trials, clock, check)
+                except BaseException:
+                    with suppress(OSError, StorageInternalError):  # the error says what happened, the storage more
+                        self._outputs.close(tally.update())
+                    raise
 
     def _loop(
         self,
         study: optuna.Study,
         tally: Tally,
-        result: Result,
         sampler: LMSearcherSampler,
         evaluations: Evaluations,
         trials: int,
-        on_trial: Callable[[Result], None] | None,
         clock: Clock,
         check: Callable[[], None],
     ) -> Result:
         """Propose, evaluate and store, until nothing is under way and nothing left to propose."""
-        space, waiting = self._plan.space, Reader(study)
+        space, waiting, result = self._plan.space, Reader(study), tally.update()
         ended: NothingToPropose | None = None
         while True:
             if evaluations.blocking:
-                self._keep(result, on_trial)
+                self._keep(result)
             free = min(evaluations.free, trials - result.evaluated - len(evaluations.under_way))
             for trial in _begin_enqueued(waiting, space, free) if free > 0 and not clock.over else ():
                 evaluations.submit(trial)
@@ -185,7 +164,7 @@ class Search:
                     proposals, ended = [], error
                 for trial in _begin(study, space, proposals):
                     evaluations.submit(trial)
-            self._keep(result, on_trial)  # no worker waits for the files
+            self._keep(result)  # no worker waits for the files
             if not evaluations.under_way:
                 self._outputs.close(result)
                 return replace(result, exhausted=isinstance(ended, SpaceExhausted), ended=str(ended or ""))
@@ -199,11 +178,11 @@ class Search:
                     else:
                         complete(study, trial, found.value, self._plan.options)
             except LMSearcherError:
-                self._keep(tally.update(), on_trial)
+                self._keep(tally.update())
                 raise
             result = tally.update()
 
-    def _started(self) -> optuna.Study:
+    def _start_study(self) -> optuna.Study:
         plan = self._plan
         _repair(self._out)
         study = self._study or create_study(self._out, plan, self._storage)
@@ -222,14 +201,27 @@ class Search:
         if self._claimed is not None:
             release(self._claimed)
 
-    def _keep(self, result: Result, on_trial: Callable[[Result], None] | None) -> None:
+    def _keep(self, result: Result) -> None:
         """Write into the files and show the result, once."""
-        if result is self._kept:
-            return
-        (self._outputs.write if self._kept is None else self._outputs.add)(result)
-        self._kept = result
-        if on_trial is not None:
-            on_trial(result)
+        if result is not self._kept:
+            (self._outputs.write if self._kept is None else self._outputs.add)(result)
+            self._kept = result
+            if self._show is not None:
+                self._show(result)
+
+
+@contextmanager
+def _stop_without_room(place: str) -> Iterator[None]:
+    """An error of a disk that takes no more ends the search."""
+    try:
+        yield
+    except (OSError, StorageInternalError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SearchStopped(
+            f"cannot write to {place} ({reason}); what was told is kept: make room, then --resume goes on"
+        ) from error
 
 
 @contextmanager
@@ -302,11 +294,12 @@ def _begin(
     study: optuna.Study, space: SearchSpace, proposals: Sequence[tuple[Configuration, Choice | None]]
 ) -> list[FrozenTrial]:
     """Store running trials, each in one write: Optuna's ask would write, and sync to disk, every parameter."""
-    begun: list[FrozenTrial] = []
-    for configuration, choice in proposals:
-        trial = trial_of(space, configuration, state=TrialState.RUNNING, user_attrs=_attributes_of(choice))
-        begun.append(internals.create_trial(study, trial))
-    return begun
+    return [
+        internals.create_trial(
+            study, trial_of(space, configuration, state=TrialState.RUNNING, user_attrs=_attributes_of(choice))
+        )
+        for configuration, choice in proposals
+    ]
 
 
 def _begin_enqueued(reader: Reader, space: SearchSpace, n: int) -> list[FrozenTrial]:
