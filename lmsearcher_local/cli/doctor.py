@@ -4,7 +4,6 @@ import math
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +11,7 @@ import click
 
 from lmsearcher_local.cli.main import checkpoint_options
 from lmsearcher_local.errors import CheckpointError
+from lmsearcher_local.system.provenance import version_of
 
 if TYPE_CHECKING:
     from lmsearcher_local.model.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ def doctor(checkpoint: Path | None, base: Path | None, quantization: str | None,
 
     found = load_checkpoint(checkpoint, base=base, quantization=quantization)
     space = named(preset).space
-    installed = {name: _version(name) for name in PACKAGES}
+    installed = {name: version_of(name) for name in PACKAGES}
     gpus = _gpus() if installed["torch"] else []
     here = gpus[0] if gpus else _processor()
     longest = found.codec().longest_prompt(space, POOL)
@@ -156,19 +156,15 @@ def _forms(checkpoint: "Checkpoint", prompt: int, preset: str) -> str:
     plans = [
         plan_memory(checkpoint, prompt, card=True, weights=int(form.weights), token_bytes=form.token) for form in found
     ]
-    lines = [
-        f"{'GB':<{width}} {'weights':>8} {'cache':>6} {'total':>6} {'host':>6}"
-        f"  on{''.join(f'{card:>5}' for card in CARDS)} GB"
-    ]
+    cards = "".join(f"{card:>5}" for card in CARDS)
+    lines = [f"{'GB':<{width}} {'weights':>8} {'cache':>6} {'total':>6} {'host':>6}  on{cards} GB"]
     best: dict[int, str] = {}
     for form, plan in zip(found, plans, strict=True):
         fits = [card for card in CARDS if plan.total <= card * GB]
         best |= {card: form.name for card in fits if card not in best}
-        sizes = (plan.weights, plan.cache, plan.total, plan.host)
-        lines.append(
-            f"{form.name:<{width}} {sizes[0] / GB:>8.2f}{''.join(f'{size / GB:>7.2f}' for size in sizes[1:])}    "
-            + "".join(f"{'yes' if card in fits else 'no':>5}" for card in CARDS)
-        )
+        sizes = "".join(f"{size / GB:>7.2f}" for size in (plan.weights, plan.cache, plan.total, plan.host))
+        words = "".join(f"{'yes' if card in fits else 'no':>5}" for card in CARDS)
+        lines.append(f"{form.name:<{width}}  {sizes}    {words}")
     plan = plans[0]
     at_once = plan.cache // (prompt * checkpoint.token_bytes)
     lines += [
@@ -189,13 +185,6 @@ def _join(cards: list[int]) -> str:
     return " and ".join(filter(None, [", ".join(map(str, cards[:-1])), str(cards[-1])]))
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _of(place: Place) -> str:
     return f"{place.free / GB:.1f} of {place.size / GB:.1f} GB of memory free"
 
@@ -211,8 +200,5 @@ def _gpus() -> list[Place]:
     """Each GPU that torch sees."""
     import torch
 
-    found = []
-    for i in range(torch.cuda.device_count()):
-        free, size = torch.cuda.mem_get_info(i)
-        found.append(Place(torch.cuda.get_device_properties(i).name, size, free))
-    return found
+    devices = range(torch.cuda.device_count())
+    return [Place(torch.cuda.get_device_name(i), *reversed(torch.cuda.mem_get_info(i))) for i in devices]

@@ -27,14 +27,14 @@ def choose_objective(
     from lmsearcher_local.study.objectives.function import FunctionObjective
     from lmsearcher_local.study.objectives.table import TableObjective
 
-    if sum(given is not None for given in (table, function, command)) != 1:
-        raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")
-    if table is not None:
-        return TableObjective(table, names)
-    if command is not None:
-        return CommandObjective(command, space, timeout)
-    assert function is not None
-    return FunctionObjective(function, timeout)
+    if sum(given is not None for given in (table, function, command)) == 1:
+        if table is not None:
+            return TableObjective(table, names)
+        if command is not None:
+            return CommandObjective(command, space, timeout)
+        if function is not None:
+            return FunctionObjective(function, timeout)
+    raise click.UsageError("name one objective: --objective MODULE:FUNCTION, --command SHELL or --table NAME")
 
 
 def read_warm_start(source: str | None, space: "SearchSpace", direction: "Direction") -> "Values":
@@ -45,8 +45,7 @@ def read_warm_start(source: str | None, space: "SearchSpace", direction: "Direct
         return ()
     known = read_history(source, space)
     known.check(direction)
-    if known.note:
-        click.echo(known.note, err=True)
+    say(known.note)
     return known.entries
 
 
@@ -55,8 +54,7 @@ def read_sources(runs: Sequence[str], space: "SearchSpace", direction: "Directio
     from lmsearcher_local.records.earlier_runs import read_earlier
 
     found = [read_earlier(run, space, direction) for run in runs]
-    for note in (note for run in found for note in run.notes):
-        click.echo(note, err=True)
+    say(*(note for run in found for note in run.notes))
     return [run.earlier for run in found]
 
 
@@ -67,6 +65,11 @@ def read_first_codes(source: str | None, space: "SearchSpace") -> Sequence[str]:
     if source is None:
         return ()
     found = read_first(source, space)
-    if found.note:
-        click.echo(found.note, err=True)
+    say(found.note)
     return found.codes
+
+
+def say(*notes: str) -> None:
+    """Notes about what was left out, on stderr; empty ones are none."""
+    for note in filter(None, notes):
+        click.echo(note, err=True)

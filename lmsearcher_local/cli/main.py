@@ -7,9 +7,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from importlib import import_module
-from importlib.resources import files
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,7 @@ if TYPE_CHECKING:
     from lmsearcher_local.presets.tables import Table
     from lmsearcher_local.spaces.space import SearchSpace
 
-PRESETS = tuple(
-    sorted(
-        file.name.removesuffix(".yaml")
-        for file in files("lmsearcher_local").joinpath("presets").iterdir()
-        if file.name.endswith(".yaml")
-    )
-)
+PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "presets").glob("*.yaml"))}
 COMMANDS = {  # name -> module, imported when used
     "bench": "lmsearcher_local.cli.bench",
     "bundle": "lmsearcher_local.shipping.bundle",
@@ -53,10 +46,7 @@ class Commands(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
-        return command
+        return getattr(import_module(COMMANDS[cmd_name]), cmd_name) if cmd_name in COMMANDS else None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter is no reason to end
@@ -109,54 +99,44 @@ def main() -> None:
     """
 
 
-def space_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The three ways to name a space."""
-    for decorate in (
-        click.option(
-            "--table",
-            metavar="NAME",
-            help="A benchmark table: nasbench201-cifar100, hpobench-car, ... ('?' lists them).",
-        ),
-        click.option("--preset", type=click.Choice(PRESETS), help="A space that comes with the package."),
-        click.argument("space_file", metavar="[SPACE]", required=False, type=click.Path(path_type=Path)),
-    ):
-        command = decorate(command)
-    return command
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The model's weights."""
-    for decorate in (
-        click.option(
-            "--quantization",
-            type=click.Choice(["fp8"]),
-            help="Let vLLM quantise a folder of bfloat16 while it loads: about half the memory.",
-        ),
-        click.option(
-            "--base",
-            type=click.Path(path_type=Path),
-            help="The folder that the LoRA adapter in --checkpoint was trained on.",
-        ),
-        click.option(
-            "--checkpoint",
-            type=click.Path(path_type=Path),
-            help="A folder with an LM-Searcher checkpoint in Hugging Face format.  [default: the small bundled one]",
-        ),
-    ):
-        command = decorate(command)
-    return command
+def _join(*options: Decorator) -> Decorator:
+    """Several options, the first first on the page of the command."""
+    return lambda command: reduce(lambda found, option: option(found), reversed(options), command)
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The model and its engine."""
-    engine = click.option(
-        "--engine",
-        type=click.Choice([*ENGINES]),
-        default="vllm",
-        show_default=True,
-        help="What runs the model.",
-    )
-    return checkpoint_options(engine(command))
+space_options = _join(
+    click.argument("space_file", metavar="[SPACE]", required=False, type=click.Path(path_type=Path)),
+    click.option("--preset", type=click.Choice([*PRESETS]), help="A space that comes with the package."),
+    click.option(
+        "--table", metavar="NAME", help="A benchmark table: nasbench201-cifar100, hpobench-car, ... ('?' lists them)."
+    ),
+)
+checkpoint_options = _join(
+    click.option(
+        "--checkpoint",
+        type=click.Path(path_type=Path),
+        help="A folder with an LM-Searcher checkpoint in Hugging Face format.  [default: the small bundled one]",
+    ),
+    click.option(
+        "--base",
+        type=click.Path(path_type=Path),
+        help="The folder that the LoRA adapter in --checkpoint was trained on.",
+    ),
+    click.option(
+        "--quantization",
+        type=click.Choice(["fp8"]),
+        help="Let vLLM quantise a folder of bfloat16 while it loads: about half the memory.",
+    ),
+)
+model_options = _join(
+    checkpoint_options,
+    click.option(
+        "--engine", type=click.Choice([*ENGINES]), default="vllm", show_default=True, help="What runs the model."
+    ),
+)
 
 
 def choose_space(
@@ -171,10 +151,9 @@ def choose_space(
     if table is not None:
         measured = load_table(table)
         return measured.space, table, measured
-    if preset is not None:
-        return SearchSpace.load(str(files("lmsearcher_local").joinpath("presets", f"{preset}.yaml"))), preset, None
-    assert space_file is not None
-    return SearchSpace.load(space_file), space_file.stem, None
+    file = PRESETS[preset] if preset is not None else space_file
+    assert file is not None
+    return SearchSpace.load(file), file.stem, None
 
 
 def choose_direction(given: str | None, table: "Table | None", otherwise: str | None = None) -> "Direction":

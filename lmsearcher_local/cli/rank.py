@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearcher_local.cli.inputs import say
 from lmsearcher_local.cli.main import choose_direction, choose_space, model_options, space_options
 from lmsearcher_local.system.plain import plain, quantity
 
@@ -77,12 +78,11 @@ def rank(
     space, _, measured = choose_space(space_file, preset, table)
     choose_direction(direction, measured)  # refuses two, before files are read
     source, (candidates, note) = read_history(history, space), read_pool(pool, space)
-    way = choose_direction(direction, measured, source.direction)
-    source.check(way)
-    for line in filter(None, (source.note, note)):
-        click.echo(line, err=True)
+    direction = choose_direction(direction, measured, source.direction)
+    source.check(direction)
+    say(source.note, note)
     click.echo(f"{quantity(len(candidates), 'candidate')}; loading the model ...", err=True)
-    ranking, seen = ranking_of(space, source.entries, candidates, way, model)
+    ranking, seen = ranking_of(space, source.entries, candidates, direction, model)
     if as_json:
         print_json(space, ranking, seen, top)
     else:
@@ -118,24 +118,23 @@ def best_rows(space: "SearchSpace", ranking: "Ranking", seen: "History", top: in
     codes = [ranking.pool[place] for place in order]
     chances = np.exp(ranking.log_probs[order]).tolist()
     for i, (code, chance, near) in enumerate(zip(codes, chances, nearest(space, codes, seen), strict=True), 1):
-        row = {"rank": i, "code": code, "probability": chance, "configuration": space.decode(code)}
-        yield row | ({"nearest": near} if near else {})
+        yield {"rank": i, "code": code, "probability": chance, "configuration": space.decode(code), **near}
 
 
-def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator[dict[str, Any] | None]:
-    """For each code the evaluated one that differs in the fewest parameters, the first evaluated of several.
+def nearest(space: "SearchSpace", codes: list[str], seen: "History") -> Iterator[dict[str, Any]]:
+    """For each code, under ``nearest``, the evaluated one that differs in the fewest parameters, the first of several.
 
-    What is inactive in one of them is no difference.
+    What is inactive in one of them is no difference. Where nothing was evaluated there is none.
     """
     if not len(seen):
-        yield from [None] * len(codes)
+        yield from [{}] * len(codes)
         return
     theirs, rows = space.array(seen.codes), space.array(codes)
     known = space.active(theirs)
     for mine, active in zip(rows, space.active(rows), strict=True):
         changes = ((mine != theirs) & known & active).sum(1)
         place = int(changes.argmin())
-        yield {"code": seen.codes[place], "value": seen.scores[place], "changes": int(changes[place])}
+        yield {"nearest": {"code": seen.codes[place], "value": seen.scores[place], "changes": int(changes[place])}}
 
 
 def print_json(space: "SearchSpace", ranking: "Ranking", seen: "History", top: int | None) -> None:

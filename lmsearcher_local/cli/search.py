@@ -4,8 +4,8 @@ What is slow to import is imported when a search starts: ``--help`` must answer 
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,9 +189,15 @@ def search(
         size = plan.space.count or plan.space.size
         click.echo(f"{plain(name)}: {quantity(size, 'configuration')}; loading the model ...", err=True)
         loading = load_ranker(**model, space=plan.space, pool_size=plan.options.pool_size)
-        with say_how_to_resume(), loading as ranker, progress(trials, seconds) as show:
-            workers = workers or slots
-            result = opened.run(goal, ranker, trials, show, executor=executor, workers=workers, gpu=gpu, budget=seconds)
+        workers = workers or slots
+        try:
+            with loading as ranker, progress(trials, seconds) as show:
+                result = opened.run(
+                    goal, ranker, trials, show, executor=executor, workers=workers, gpu=gpu, budget=seconds
+                )
+        except KeyboardInterrupt:
+            click.echo("The same command with --resume goes on from here.", err=True)
+            raise
         draw(result, picture, out / PICTURE, f"{name}, seed {plan.options.seed}", table)
     report(result, table)
     if plan.pruner:
@@ -212,8 +218,7 @@ def make_plan(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str,
     pruner = parse_pruner(given["pruner"]) if given["pruner"] else None
     space, name, table = choose_space(given["space_file"], given["preset"], given["table"])
     direction = choose_direction(given["direction"], table)
-    limits = limits_of(given["limits"])
-    goals = goals_of(given["goals"])
+    limits, goals = limits_of(given["limits"]), goals_of(given["goals"])
     if goals and given["direction"]:
         raise click.UsageError("--direction is for one value without a name; a goal says its own, such as latency:min")
     if table and limits and not goals:
@@ -223,24 +228,11 @@ def make_plan(given: Mapping[str, Any], model: Mapping[str, Any]) -> "tuple[str,
     warm_start = read_warm_start(given["warm_start"], space, direction)
     options = SearchOptions(
         direction=direction,
-        seed=given["seed"],
-        policy=given["policy"],
-        pool_size=given["pool_size"],
-        temperature=given["temperature"],
         earlier=read_sources(given["earlier"], space, direction),
         first=read_first_codes(given["first"], space),
         goals=goals,
         limits=limits,
+        **{name: given[name] for name in ("seed", "policy", "pool_size", "temperature")},
     )
     identity = load_checkpoint(model["checkpoint"], base=model["base"], quantization=model["quantization"]).identity
     return name, table, goal, Plan(space, goal.name, identity, options, warm_start, pruner)
-
-
-@contextmanager
-def say_how_to_resume() -> Iterator[None]:
-    """Whoever interrupts is told how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("The same command with --resume goes on from here.", err=True)
-        raise
