@@ -20,8 +20,7 @@ from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import HistoryError, MeasureError, StudyError
 from lmsearcher_local.records.sources import read_history
-from lmsearcher_local.report.borders import draw_borders
-from lmsearcher_local.report.figures import draw_search
+from lmsearcher_local.report.figures import draw_borders, draw_search
 from lmsearcher_local.report.page import page_of
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher

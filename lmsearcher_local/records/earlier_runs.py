@@ -78,11 +78,7 @@ def as_earlier(study: Study | Earlier, space: SearchSpace) -> Earlier:
 
 
 def studies_of(earlier: Sequence[Study | Earlier]) -> list[Study]:
-    """The same, where their parameters are not known yet: studies of one objective.
-
-    Raises:
-        HistoryError: one of them is something else, or there are too many.
-    """
+    """The same, which must be studies of one objective, as no space is known yet; else ``HistoryError``."""
     check_number(len(earlier))
     studies = []
     for one in earlier:

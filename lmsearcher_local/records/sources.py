@@ -60,11 +60,7 @@ class Source:
     direction: Direction | None = None
 
     def check(self, direction: Direction) -> None:
-        """Make sure that the source does not contradict a direction.
-
-        Raises:
-            HistoryError: it does.
-        """
+        """Raise ``HistoryError`` where the source contradicts a direction."""
         if self.direction not in (None, direction):
             raise HistoryError(
                 f"{self.name} says that its values are {self.direction}d, here they are {direction}d:"
@@ -189,11 +185,7 @@ def name_of(source: str | Path | Study) -> str:
 
 
 def check_objectives(study: Study, name: str) -> None:
-    """Make sure that a study has one objective.
-
-    Raises:
-        HistoryError: it has several.
-    """
+    """Raise ``HistoryError`` where a study has several objectives."""
     if len(study.directions) > 1:
         raise HistoryError(f"{name} has {len(study.directions)} objectives; a history has one")
 

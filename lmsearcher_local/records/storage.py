@@ -80,31 +80,19 @@ def load_study(source: str | Path) -> optuna.Study:
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
-    """The plan of the search of which this is the output folder; nothing where it is none.
-
-    Raises:
-        StudyError: the study that is there cannot be read.
-    """
+    """The plan of the search whose output folder this is, if it is one; ``StudyError`` where it cannot be read."""
     here = (folder / JOURNAL).is_file()
     plan = load_study(folder).user_attrs.get(PLAN) if here else read_link(folder).get("plan")
     return plan if isinstance(plan, dict) else None
 
 
 def space_of_plan(plan: Mapping[str, Any]) -> SearchSpace:
-    """The space of a search's plan, without a predicate.
-
-    Raises:
-        LookupError, TypeError, ValueError: it is not as a search writes it.
-    """
+    """The space of a search's plan, without a predicate; an error where it is not as a search writes it."""
     return SearchSpace(dict(plan["space"]), where=plan.get("where") or (), when=plan.get("when"))
 
 
 def read_link(folder: Path) -> dict[str, Any]:
-    """What a search's folder says of its study in another storage; nothing where it says nothing.
-
-    Raises:
-        StudyError: it cannot be read.
-    """
+    """What a search's folder says of its study in another storage, if it does; ``StudyError`` where unreadable."""
     try:
         found = json.loads((folder / STUDY).read_bytes())
     except FileNotFoundError:

@@ -1,5 +1,6 @@
-"""Pictures of a search: its curve, what its parameters matter, and how the model's confidence turned out."""
+"""Pictures of a search: its curve or front, its limits, its parameters, and how the model's confidence turned out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,37 @@ def draw_front(result: Result, title: str = "") -> "Figure":
     if told:
         left.legend(loc="best", fontsize="small")
     figure.suptitle(fill(plain(title), 80), parse_math=False)
+    return figure
+
+
+def draw_borders(result: Result, label: str) -> "Figure":
+    """A panel for each limit: the value of each trial against what is limited, which is allowed on one side."""
+    figure = new_figure(8, 3.4 * len(result.limits))
+    holding = [trial for trial in result.valued if trial.holds]
+    breaking = [trial for trial in result.valued if not trial.holds]
+    groups = [
+        (holding, "o", "tab:blue", 5, "holds every limit"),
+        (breaking, "x", "tab:red", 5, "breaks a limit"),
+    ]
+    if result.best_trial:
+        groups.append(([result.best_trial], "*", "tab:orange", 14, "best"))
+    for i, (limit, axes) in enumerate(zip(result.limits, np.ravel(figure.subplots(len(result.limits))), strict=True)):
+        for trials, marker, color, size, words in groups:
+            measured = [dict(trial.measured).get(limit.name, math.nan) for trial in trials]
+            values = [trial.values[0] for trial in trials]
+            axes.plot(measured, values, marker, color=color, markersize=size, alpha=0.7, label=words)
+        low, high = axes.get_xlim()
+        low, high = min(low, limit.bound), max(high, limit.bound)
+        room = 0.03 * (high - low)
+        axes.axvline(limit.bound, color="0.3", linestyle="--", label=plain(limit))
+        forbidden = (limit.bound, high + room) if limit.upper else (low - room, limit.bound)
+        axes.axvspan(*forbidden, color="tab:red", alpha=0.07)
+        axes.set_xlim(low - room, high + room)
+        axes.set_xlabel(plain(limit.name), parse_math=False)
+        axes.set_ylabel(plain(label), parse_math=False)
+        axes.grid(alpha=0.3)
+        if i == 0:
+            axes.legend(loc="best", fontsize="small")
     return figure
 
 

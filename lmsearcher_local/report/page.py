@@ -52,11 +52,7 @@ def report(study: str) -> None:
 
 
 def page_of(source: str) -> str:
-    """The page about a study as the command names it.
-
-    Raises:
-        StudyError: there is no such study, or no search of this package wrote it.
-    """
+    """The page about a study as the command names it; ``StudyError`` where no search of this package wrote it."""
     from lmsearcher_local.errors import LMSearcherError, StudyError
     from lmsearcher_local.records.storage import hide_password, load_study
 
@@ -68,11 +64,7 @@ def page_of(source: str) -> str:
 
 
 def page(study: "optuna.Study", name: str) -> str:
-    """The page, as HTML without any reference to another file.
-
-    Raises:
-        StudyError: the study is not of a search of this package.
-    """
+    """The page, as HTML without any reference to another file."""
     from jinja2 import Environment, StrictUndefined
 
     from lmsearcher_local.study.timing import in_units
@@ -85,14 +77,9 @@ def page(study: "optuna.Study", name: str) -> str:
 
 
 def facts(study: "optuna.Study") -> dict[str, Any]:
-    """Everything that the page says.
-
-    Raises:
-        StudyError: the study is not of a search of this package.
-    """
+    """Everything that the page says."""
     from lmsearcher_local.presets.registry import preset_of
-    from lmsearcher_local.report.borders import draw_borders, limit_rows, model_scores
-    from lmsearcher_local.report.figures import draw_calibration, draw_importance, draw_result
+    from lmsearcher_local.report.figures import draw_borders, draw_calibration, draw_importance, draw_result
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
     from lmsearcher_local.study.savings import savings
     from lmsearcher_local.study.schema import plan_of, read_result, runs_of
@@ -145,6 +132,24 @@ def _kind(trial: "Trial") -> str:
     if trial.given or trial.pruned:
         return "given" if trial.given else "pruned"
     return "failed" if trial.value is None else "broken" if trial.breaks else "told"
+
+
+def model_scores(result: "Result") -> dict[str, float]:
+    """The scores of codes as the model was shown them, higher better: what breaks a limit lies below all that hold."""
+    from lmsearcher_local.candidates.limits import ranked
+
+    scores = ranked(result.scores(result.valued)[:, 0], result.violations)
+    return dict(zip((trial.code for trial in result.valued), scores.tolist(), strict=True))
+
+
+def limit_rows(result: "Result") -> list[dict[str, Any]]:
+    """For each limit how many trials break it, and what was measured of the best."""
+    broken = (result.violations > 0).sum(0).tolist()
+    measured = dict(result.best_trial.measured) if result.best_trial else {}
+    return [
+        {"limit": str(limit), "broken": count, "best": measured.get(limit.name)}
+        for limit, count in zip(result.limits, broken, strict=True)
+    ]
 
 
 def best_rows(result: "Result") -> list[dict[str, Any]]:

@@ -213,11 +213,8 @@ def _copy_checkpoint(source: Path, copy: Path) -> None:
 
 
 def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -> None:
-    """Put a wheel of this package, and of everything it needs on that machine, into the folder ``wheels``.
-
-    Raises:
-        BundleError: there is no fitting wheel of something.
-    """
+    """Put a wheel of this package, and of everything it needs on that machine, into ``wheels``; else
+    ``BundleError``."""
     pins = _pins(target)
     own = _installed(OURS)
     if own is None:

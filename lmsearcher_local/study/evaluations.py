@@ -66,12 +66,7 @@ class Evaluations:
         return self._workers - len(self.under_way)
 
     def submit(self, trial: FrozenTrial) -> None:
-        """Start a trial.
-
-        Raises:
-            ObjectiveError: the executor does not take the objective.
-            EngineError: the model cannot leave the card.
-        """
+        """Start a trial; an error where the executor does not take the objective or the model cannot leave the card."""
         if self._shared:
             self._ranker.sleep()
         # Threads alone: an evaluation in this one may take hours, and a process forked here must hear Ctrl-C.
@@ -86,11 +81,9 @@ class Evaluations:
             future.add_done_callback(lambda future: self._done.put((future, time.monotonic())))
 
     def ended(self) -> Iterator[tuple[FrozenTrial, Outcome]]:
-        """Wait for a trial's end and say what came of those that ended; one whose process died is tried once more.
+        """Wait for a trial's end and say what came of those that ended. One whose process died is tried once more.
 
-        Raises:
-            StudyError: the executor cannot go on, after the others have had their say.
-            ObjectiveError: likewise, the objective cannot be called.
+        What is wrong with the executor or the objective is raised in the end.
         """
         ready = [self._done.get()]
         while not self._done.empty():

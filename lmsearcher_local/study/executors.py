@@ -59,11 +59,7 @@ def evaluate(objective: Objective, code: str, configuration: Configuration, watc
 
 
 def outcome_of(future: "Future[Outcome]") -> Outcome:
-    """What came of a future that is done.
-
-    Raises:
-        SearchStopped: the executor could not evaluate anything, or the objective cannot be called.
-    """
+    """What came of a future that is done; ``SearchStopped`` where the executor is broken or nothing can be called."""
     try:
         found = future.result()
     except Exception as error:  # whatever an executor raises
@@ -80,11 +76,7 @@ def outcome_of(future: "Future[Outcome]") -> Outcome:
 def submit(
     executor: Executor, objective: Objective, code: str, configuration: Configuration, watch: Watch | None = None
 ) -> "Future[Outcome]":
-    """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do.
-
-    Raises:
-        ObjectiveError: the objective cannot be sent to the workers.
-    """
+    """The future of one evaluation; with an executor that broke meanwhile, one that says so as others do."""
     try:
         return executor.submit(evaluate, objective, code, configuration, watch)
     except BrokenExecutor as error:

@@ -36,11 +36,7 @@ TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[bool]:
-    """Make the output folder and lock it; whether its file system knows locks.
-
-    Raises:
-        StudyError: it cannot be used, or another process has locked it.
-    """
+    """Make the output folder and lock it, or raise ``StudyError``; whether its file system knows locks."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY)  # the folder itself: no lock file to leave behind
@@ -74,11 +70,7 @@ def _lock(handle: int, out: Path) -> str:
 
 
 def find_study(out: Path, plan: Plan, storage: str | None, resume: bool) -> optuna.Study | None:
-    """The study that is there already, where this search may go on with it; nothing where there is none.
-
-    Raises:
-        StudyError: it may not, or the storage cannot be opened.
-    """
+    """The study that is there already, if any; ``StudyError`` where this search may not go on with it."""
     name, study = study_name(out, storage), None
     if storage is not None or (out / JOURNAL).exists():
         try:
@@ -133,22 +125,14 @@ def _command(study: optuna.Study, storage: str | None, key: str, value: str) -> 
 
 
 def claim(study: optuna.Study, storage: str | None) -> None:
-    """Note in the study that this process searches.
-
-    Raises:
-        StudyError: another one does.
-    """
+    """Note in the study that this process searches, or raise ``StudyError`` where another one does."""
     check_free(study, storage)
     study.set_user_attr(OWNER, _this_process())
     check_free(study, storage)  # of two that came at once, the last to write sees itself
 
 
 def check_free(study: optuna.Study, storage: str | None) -> None:
-    """Make sure that no other process searches in the study.
-
-    Raises:
-        StudyError: one does, or did on a machine that this one cannot ask.
-    """
+    """Raise ``StudyError`` where another process searches in the study, or one on a machine that this cannot ask."""
     owner = study.user_attrs.get(OWNER)
     if not isinstance(owner, dict) or owner == _this_process():
         return

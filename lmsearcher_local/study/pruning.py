@@ -152,12 +152,7 @@ class Judge:
                 return True
 
     def check(self) -> None:
-        """Say what failed, where something did.
-
-        Raises:
-            OSError, StorageInternalError: what was reported cannot be stored.
-            SearchStopped: the pruner raised an error.
-        """
+        """Raise what a disk without room raised, or ``SearchStopped`` where the pruner failed."""
         if isinstance(self._broken, (OSError, StorageInternalError)):
             raise self._broken
         if self._broken:

@@ -173,11 +173,7 @@ class Result:
 
 
 def result_of(study: Study) -> Result:
-    """What a stored study of ``run`` holds.
-
-    Raises:
-        StudyError: it is a study of another program.
-    """
+    """What a stored study of ``run`` holds; ``StudyError`` for a study of another program."""
     plan = study.user_attrs.get(PLAN)
     if not isinstance(plan, dict):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
@@ -294,11 +290,7 @@ def _csv(lines: Iterable[Sequence[object]]) -> str:
 
 
 def dataframe(result: Result) -> "pandas.DataFrame":
-    """All trials as a DataFrame.
-
-    Raises:
-        ModuleNotFoundError: pandas is not installed.
-    """
+    """All trials as a pandas DataFrame."""
     import pandas
 
     return pandas.DataFrame(rows(result, result.trials), columns=columns(result))

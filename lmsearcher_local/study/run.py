@@ -331,10 +331,8 @@ def _attributes_of(choice: Choice | None) -> dict[str, Any]:
 
 
 def _repair(out: Path) -> None:
-    """Take away what a kill left behind: a half line of the journal, the lock of its writer, results half written.
-
-    Only the process that holds the output folder's lock writes there.
-    """
+    """Take away what a kill left behind: a half line of the journal, the lock of its writer, results half written."""
+    # Nobody else writes there: this process holds the folder's lock.
     for pattern in (f"{JOURNAL}.lock*", f".{RESULTS}.*", f".{TABLE}.*"):
         for leftover in out.glob(pattern):
             leftover.unlink(missing_ok=True)

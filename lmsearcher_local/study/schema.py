@@ -28,11 +28,7 @@ SPENT = ("wall", "asking", "evaluating", "waiting")  # seconds of a run
 
 
 def plan_of(study: Study) -> dict[str, Any]:
-    """What was searched, and how, as ``Plan.describe`` writes it.
-
-    Raises:
-        StudyError: the study is of another program, or its plan is not as a search writes it.
-    """
+    """What was searched, and how, as ``Plan.describe`` writes it; ``StudyError`` where no search wrote it."""
     plan = study.user_attrs.get(PLAN)
     if not isinstance(plan, dict) or len(study.directions) != max(1, len(plan.get("goals") or ())):
         raise StudyError(f"{study.study_name} is a study of another program, not of a search")
@@ -54,11 +50,7 @@ def plan_of(study: Study) -> dict[str, Any]:
 
 
 def read_result(study: Study) -> Result:
-    """The trials of a search, once their values are finite numbers and their reasons text.
-
-    Raises:
-        StudyError: the study is of another program, or has something else there.
-    """
+    """The trials of a search, whose values are finite numbers and whose reasons are text; else ``StudyError``."""
     for trial in study.get_trials(deepcopy=False):
         if not isinstance(trial.user_attrs, dict):
             raise StudyError(f"what is stored about trial {trial.number + 1} is no list of facts")
@@ -76,11 +68,7 @@ def read_result(study: Study) -> Result:
 
 
 def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
-    """Out of what pool the model picked a trial's code, and with what probability; nothing where it did not.
-
-    Raises:
-        StudyError: what is stored about it is not as a search writes it.
-    """
+    """Out of what pool the model picked a trial's code, if it did; ``StudyError`` where no search wrote it."""
     ranking = trial.user_attrs.get(RANKING)
     if ranking is None:
         return None
@@ -113,11 +101,7 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
 
 
 def runs_of(study: Study) -> list[dict[str, Any]]:
-    """Engine, versions, device and tokens of each run.
-
-    Raises:
-        StudyError: they are not as a search writes them.
-    """
+    """Engine, versions, device and tokens of each run; ``StudyError`` where no search wrote them."""
     runs = study.user_attrs.get(RUNS, [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise StudyError("what is stored about its runs is no list of facts")

@@ -50,11 +50,7 @@ class Clock:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """The block asks for configurations.
-
-        Raises:
-            NothingToPropose: the budget is over.
-        """
+        """The block asks for configurations, unless the budget is over: ``NothingToPropose``."""
         if self.over:
             raise NothingToPropose(f"its budget of {in_units(self._budget or 0)} is over")
         started = time.monotonic()

@@ -12,11 +12,7 @@ SUMS = "SHA256SUMS"
 
 
 def write_checksums(folder: Path) -> None:
-    """List every file of ``folder`` in its checksums file.
-
-    Raises:
-        ChecksumError: a file cannot be read, or its name cannot be listed.
-    """
+    """List every file of ``folder`` in its checksums file, or raise ``ChecksumError`` where one cannot be."""
     names = _files(folder)
     for name in names:
         if re.search(r"[\\\r\n]", name):
@@ -26,11 +22,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
-    """What the checksums file of ``folder`` lists: the files' names and their digests.
-
-    Raises:
-        ChecksumError: there is no such file, or it is malformed.
-    """
+    """The names and digests that a folder's checksums file lists; ``ChecksumError`` where it is not whole."""
     if not folder.is_dir():
         raise ChecksumError(f"the folder {folder} {absence(folder)}")
     file = folder / SUMS
@@ -54,11 +46,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def differences(folder: Path) -> list[str]:
-    """Every file of ``folder`` that differs, is missing or is not listed, in words; none where all is as listed.
-
-    Raises:
-        ChecksumError: there is no checksums file, it is malformed, or a file cannot be read.
-    """
+    """Every file of ``folder`` that differs, is missing or is not listed, in words; ``ChecksumError`` as above."""
     listed, found = read_checksums(folder), set(_files(folder))
     problems = []
     for name in sorted(listed.keys() | found):

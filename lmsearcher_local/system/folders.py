@@ -34,11 +34,7 @@ def new_folder(out: Path, refused: type[LMSearcherError]) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object that a file of a checkpoint holds.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds something else.
-    """
+    """The JSON object in a file of a checkpoint; ``CheckpointError`` where there is none."""
     try:
         content = parse_json(file.read_text(encoding="utf-8-sig"))
     except OSError as error:

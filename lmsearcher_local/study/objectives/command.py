@@ -104,12 +104,7 @@ def _parse_measured(line: str) -> Measured:
 
 
 def _watch_process(process: "subprocess.Popen[bytes]", output: IO[bytes], watch: Watch, timeout: float | None) -> int:
-    """The exit status of a process whose steps are watched.
-
-    Raises:
-        StoppedEarly: the watch stops it.
-        TimeoutExpired: it has not ended in time.
-    """
+    """The exit status of a process whose steps are watched, unless the watch or its time-out ends it."""
     until, lines = None if timeout is None else time.monotonic() + timeout, Lines(output)
     while True:
         late = until is not None and time.monotonic() >= until

@@ -46,11 +46,7 @@ class FunctionObjective(ProcessObjective):
         self._idle: list[Worker] = []
 
     def start(self) -> None:
-        """Start a process, in which the first trial then runs.
-
-        Raises:
-            ObjectiveError: the function cannot be imported.
-        """
+        """Start a process, in which the first trial then runs; ``ObjectiveError`` where its imports fail."""
         worker = self._worker()
         try:
             worker.start()

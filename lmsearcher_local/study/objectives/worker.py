@@ -60,11 +60,7 @@ class Worker:
             theirs.close()
 
     def start(self) -> None:
-        """Wait until the function is imported; nothing where it is.
-
-        Raises:
-            ObjectiveError: it cannot be, or is not within ``STARTING`` seconds.
-        """
+        """Wait until the function is imported, if it is not yet; ``ObjectiveError`` where it cannot be in time."""
         if self._task is None:
             return
         try:
