@@ -100,7 +100,7 @@ def parameters_of(source: str | Path | Study, space: SearchSpace) -> list[str]:
 
 
 def _of_file(file: File, space: SearchSpace) -> list[str]:
-    bare = [*(file.searched.space if file.searched else space).names]
+    bare = [*(file.space or space).names]
     if is_csv(file.path, file.text):
         header = header_of(file.path, file.text)
         if header[: len(COLUMNS)] == COLUMNS:

@@ -6,14 +6,15 @@ and value; bare codes in the folder of a search are codes of that search's space
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optuna import Study
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.candidates.history import Direction
 from lmsearcher_local.errors import HistoryError, StudyError, brief
@@ -68,13 +69,6 @@ class Source:
             )
 
 
-class Searched(NamedTuple):
-    """What the folder of a search says of the codes in it."""
-
-    space: SearchSpace
-    direction: Direction
-
-
 def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool = False) -> Source:
     """What was evaluated before; trials without a value have failed and do not count.
 
@@ -96,21 +90,11 @@ def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool
     if isinstance(opened, Study):
         direction, entries = _of_study(opened, ByValue(space, others), name)
     else:
-        path, text, searched = opened
-        if searched and path.name in (RESULTS, TABLE):
-            direction = searched.direction
-        bare = searched.space if searched else space
+        path, text, home, values = opened
+        direction, bare = values if path.name in (RESULTS, TABLE) else None, home or space
         entries = (_of_csv if is_csv(path, text) else _of_json)(path, text, space, bare, others)
-    found, unfit = [], []
-    try:
-        for where, code, value in entries:
-            known = _finite(value, f"{name}: {where}")
-            if isinstance(code, Unfit):
-                unfit.append(f"{where}: {code.reason}")
-            else:
-                found.append((checked_code(space, code, f"{name}: {where}"), known))
-    except csv.Error as error:
-        raise HistoryError(f"{name} is no CSV: {error}") from error
+    finite = ((where, code, _finite(value, f"{name}: {where}")) for where, code, value in entries)
+    found, unfit = _fitting(finite, space, name)
     if unfit and not found:
         raise HistoryError(f"{name}: this space offers none of its {len(unfit):,} trials; {unfit[0]}")
     return Source(name, tuple(found), len(unfit), omission(name, unfit, "trial"), direction)
@@ -126,42 +110,41 @@ def read_first(source: str | Path | Study, space: SearchSpace) -> Candidates:
         HistoryError, SpaceError, StudyError: as ``read_history`` raises them.
     """
     name, opened = name_of(source), open_source(source)
+    entries: Iterator[Entry]
     if isinstance(opened, Study):
-        read = ByValue(space)
-        entries: Iterator[Entry] = (
-            (f"trial {trial.number}", read.code(trial.params), None)
-            for trial in opened.get_trials(deepcopy=False)
-            if trial.params
-        )
+        by_value, trials = ByValue(space), opened.get_trials(deepcopy=False)
+        entries = ((f"trial {one.number}", by_value.code(one.params), None) for one in trials if one.params)
     else:
-        path, text, searched = opened
-        bare = searched.space if searched else space
-        if is_csv(path, text):
-            entries = _codes_of_csv(path, text, space, bare)
-        else:
-            entries = _of_json(path, text, space, bare, valued=False)
-    codes: dict[str, None] = {}
-    unfit = []
+        read = _codes_of_csv if is_csv(opened.path, opened.text) else partial(_of_json, valued=False)
+        entries = read(opened.path, opened.text, space, opened.space or space)
+    found, unfit = _fitting(entries, space, name)
+    if not found:
+        reason = f"; {unfit[0]}" if unfit else ""
+        raise HistoryError(f"{name} holds no configuration of this space{reason}")
+    return Candidates([*dict(found)], omission(name, unfit, "configuration"))
+
+
+def _fitting(entries: Iterable[Entry], space: SearchSpace, name: str) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Codes of the space with their values, and why each of the other configurations is none."""
+    found, unfit = [], []
     try:
-        for where, code, _ in entries:
+        for where, code, value in entries:
             if isinstance(code, Unfit):
                 unfit.append(f"{where}: {code.reason}")
             else:
-                codes[checked_code(space, code, f"{name}: {where}")] = None
+                found.append((checked_code(space, code, f"{name}: {where}"), value))
     except csv.Error as error:
         raise HistoryError(f"{name} is no CSV: {error}") from error
-    if not codes:
-        reason = f"; {unfit[0]}" if unfit else ""
-        raise HistoryError(f"{name} holds no configuration of this space{reason}")
-    return Candidates([*codes], omission(name, unfit, "configuration"))
+    return found, unfit
 
 
 class File(NamedTuple):
-    """A file with its text, and the search in whose folder it lies."""
+    """A file with its text, and space and direction of the search in whose folder it lies."""
 
     path: Path
     text: str
-    searched: Searched | None
+    space: SearchSpace | None
+    direction: Direction | None
 
 
 def open_source(source: str | Path | Study) -> Study | File:
@@ -176,7 +159,7 @@ def open_source(source: str | Path | Study) -> Study | File:
     text = text_of(path, HistoryError)
     if text.lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
         return load_study(str(path))
-    return File(path, text, _searched(path.absolute().parent))
+    return File(path, text, *_searched(path.absolute().parent))
 
 
 def name_of(source: str | Path | Study) -> str:
@@ -204,13 +187,11 @@ def _of_folder(folder: Path) -> Path:
     raise HistoryError(f"{folder} holds no search: there is no {JOURNAL}, {TABLE} or {RESULTS} in it")
 
 
-def _searched(folder: Path) -> Searched | None:
-    """The space and direction of the search of which this is the output folder."""
+def _searched(folder: Path) -> tuple[SearchSpace | None, Direction | None]:
+    """Space and direction of the search of which this is the output folder, if it is one."""
     plan = read_plan(folder)
-    if plan is None:
-        return None
     try:
-        return Searched(space_of_plan(plan), plan["direction"])
+        return (None, None) if plan is None else (space_of_plan(plan), plan["direction"])
     except (LookupError, TypeError, ValueError) as error:
         raise StudyError(f"{folder} holds what no search of this package wrote ({error})") from error
 
@@ -326,13 +307,10 @@ class Translated:
 
 def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterator[Entry]]:
     check_objectives(study, name)
+
+    def code(trial: FrozenTrial) -> str | Unfit:
+        return Unfit(BROKEN) if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params)
+
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    entries = (
-        (
-            f"trial {trial.number}",
-            Unfit(BROKEN) if any(v > 0 for v in trial.constraints.values()) else read.code(trial.params),
-            trial.value,
-        )
-        for trial in trials
-    )
+    entries = ((f"trial {trial.number}", code(trial), trial.value) for trial in trials)
     return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize", entries

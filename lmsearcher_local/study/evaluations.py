@@ -40,15 +40,10 @@ class Evaluations:
         watched: Callable[[FrozenTrial], Watch | None] = lambda trial: None,
     ) -> None:
         self.under_way: dict[Future[Outcome], FrozenTrial] = {}
-        self._objective = objective
-        self._space = space
-        self._ranker = ranker
-        self._clock = clock
-        self._workers = workers = clock.workers
-        self._shared = shared
-        self._watched = watched
+        self._objective, self._space, self._ranker = objective, space, ranker
+        self._clock, self._shared, self._watched = clock, shared, watched
         self._began: dict[Future[Outcome], float] = {}
-        self._own = None if executor else Inline() if workers == 1 else ThreadPoolExecutor(workers)
+        self._own = None if executor else Inline() if clock.workers == 1 else ThreadPoolExecutor(clock.workers)
         self._place: Executor = executor or self._own  # type: ignore[assignment]
         self._done: SimpleQueue[tuple[Future[Outcome], float]] = SimpleQueue()
         self._again: set[int] = set()
@@ -61,9 +56,7 @@ class Evaluations:
     @property
     def free(self) -> int:
         """How many more trials can be evaluated now; none while another runs on a card that the model needs."""
-        if self._shared and self.under_way:
-            return 0
-        return self._workers - len(self.under_way)
+        return 0 if self._shared and self.under_way else self._clock.workers - len(self.under_way)
 
     def submit(self, trial: FrozenTrial) -> None:
         """Start a trial; an error where the executor does not take the objective or the model cannot leave the card."""
@@ -71,12 +64,8 @@ class Evaluations:
             self._ranker.sleep()
         # Threads alone: an evaluation in this one may take hours, and a process forked here must hear Ctrl-C.
         with defer_signals() if isinstance(self._place, ThreadPoolExecutor) else nullcontext():
-            code, configuration = (
-                self._space.encode(trial.params),
-                dict(trial.params),
-            )  # its own, to do with as it likes
-            began = time.monotonic()
-            future = submit(self._place, self._objective, code, configuration, self._watched(trial))
+            code, own, began = self._space.encode(trial.params), dict(trial.params), time.monotonic()
+            future = submit(self._place, self._objective, code, own, self._watched(trial))
             self.under_way[future], self._began[future] = trial, began
             future.add_done_callback(lambda future: self._done.put((future, time.monotonic())))
 

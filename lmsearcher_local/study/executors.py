@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -92,7 +92,6 @@ class Inline(Executor):
     """Evaluates at once, in the thread that submits."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """A future that is done."""
         future: Future[Any] = Future()
         future.set_result(function(*args, **kwargs))
         return future
@@ -105,7 +104,6 @@ class RayExecutor(Executor):
         self._remote = import_module("ray").remote(max_retries=1)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """The future of a task."""
         future: Future[Any] = self._remote(function).remote(*args, **kwargs).future()
         return future
 
@@ -132,14 +130,7 @@ def _ray(ray: Any, address: str) -> Iterator[tuple[Executor, int]]:
         ray.shutdown()
 
 
-class Cluster(NamedTuple):
-    """The package that a kind of cluster needs, and what connects to an address with it."""
-
-    package: str
-    connect: Callable[[Any, str], AbstractContextManager[tuple[Executor, int]]]
-
-
-CLUSTERS = {"dask": Cluster("distributed", _dask), "ray": Cluster("ray", _ray)}
+CLUSTERS = {"dask": ("distributed", _dask), "ray": ("ray", _ray)}  # a package, and what connects with it
 
 
 @contextmanager
@@ -152,11 +143,12 @@ def connect(spec: str) -> Iterator[tuple[Executor, int]]:
     kind, _, address = spec.partition(":")
     if kind not in CLUSTERS or not address:
         raise StudyError(f"an executor is written {' or '.join(f'{name}:ADDRESS' for name in CLUSTERS)}, not {spec!r}")
+    package, connect_with = CLUSTERS[kind]
     try:
-        package = import_module(CLUSTERS[kind].package)
+        library = import_module(package)
     except ImportError as error:
         raise StudyError(f"--executor {kind} needs a package: pip install 'lmsearcher-local[{kind}]'") from error
-    with CLUSTERS[kind].connect(package, address) as (executor, slots):
+    with connect_with(library, address) as (executor, slots):
         if not slots:
             raise StudyError(f"the {kind} cluster at {address} has no workers yet; start some first")
         yield executor, slots

@@ -83,12 +83,9 @@ def find_study(out: Path, plan: Plan, storage: str | None, resume: bool) -> optu
         if (out / RESULTS).exists():
             raise StudyError(f"{out} holds the {RESULTS} of another study; choose another folder")
         return None
-    found = study.user_attrs.get(PLAN)
-    if (
-        found is None
-        and not study.get_trials(deepcopy=False)
-        and tuple(direction.name.lower() for direction in study.directions) == plan.options.directions
-    ):
+    found, trials = study.user_attrs.get(PLAN), study.get_trials(deepcopy=False)
+    directions = tuple(direction.name.lower() for direction in study.directions)
+    if found is None and not trials and directions == plan.options.directions:
         return study  # killed right after it was created
     where = str(out) if storage is None else f"study {name} of {hide_password(storage)}"
     if not resume:
@@ -99,12 +96,8 @@ def find_study(out: Path, plan: Plan, storage: str | None, resume: bool) -> optu
         raise StudyError(
             f"{where} holds a study with another {difference}: resume it with the same, or choose another folder"
         )
-    for trial in study.get_trials(deepcopy=False):
-        if (
-            not trial.user_attrs.keys().isdisjoint((OURS, WARM))
-            and trial.params
-            and not code_of(trial.params, plan.space)
-        ):
+    for trial in trials:
+        if trial.params and {OURS, WARM} & trial.user_attrs.keys() and not code_of(trial.params, plan.space):
             raise StudyError(
                 f"{where}: the space's validity predicate refuses trial {trial.number}, {trial.params}: resume with the"
                 " predicate of that search, or choose another folder"
@@ -136,14 +129,11 @@ def check_free(study: optuna.Study, storage: str | None) -> None:
     owner = study.user_attrs.get(OWNER)
     if not isinstance(owner, dict) or owner == _this_process():
         return
-    who = f"process {owner.get('pid')} on {owner.get('host')}"
+    busy = f"study {study.study_name} is searched by process {owner.get('pid')} on {owner.get('host')}"
     if owner.get("host") != socket.gethostname():
-        raise StudyError(
-            f"study {study.study_name} is searched by {who}; if that has ended, take over with"
-            f" {_command(study, storage, OWNER, '')}"
-        )
+        raise StudyError(f"{busy}; if that has ended, take over with {_command(study, storage, OWNER, '')}")
     if _runs(owner):
-        raise StudyError(f"study {study.study_name} is searched by {who}; wait for it or choose another folder")
+        raise StudyError(f"{busy}; wait for it or choose another folder")
 
 
 def _runs(owner: dict[str, Any]) -> bool:
