@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from lmsearcher_local.presets.drawing import new_figure
 from lmsearcher_local.records.storage import load_study
 from lmsearcher_local.study.results import result_of
 
@@ -16,20 +17,15 @@ from lmsearcher_local.study.results import result_of
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A PNG or SVG.")
 def main(searches: tuple[str, ...], title: str, label: str, out: Path) -> None:
     """Draw the best value so far of searches, each an output folder; failed and given trials are left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     for name, _, folder in (search.partition("=") for search in searches):
         result = result_of(load_study(folder))
-        found = np.array([t.value for t in result.trials if t.value is not None and not t.given])
+        found = np.array([trial.value for trial in result.valued if not trial.given])
         best = (np.maximum if result.direction == "maximize" else np.minimum).accumulate(found)
         axes.step(np.arange(1, len(best) + 1), best, where="post", label=name, lw=2)
-        click.echo(
-            f"{name}: " + ", ".join(f"{best[n - 1]:.5g} after {n}" for n in (1, 5, 10, 20, 50) if n <= len(best))
-        )
+        marks = [f"{best[n - 1]:.5g} after {n}" for n in (1, 5, 10, 20, 50) if n <= len(best)]
+        click.echo(f"{name}: {', '.join(marks)}")
     axes.set(xlabel="evaluations", ylabel=label, title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -4,7 +4,6 @@
 kernel runs, and stands beside its reference, too; without one the reference is what is shipped.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,8 +23,8 @@ from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.engines.transformers import TransformersEngine
 from lmsearcher_local.model.ranker import Ranker, Task
+from lmsearcher_local.search.throughput import write
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.system.provenance import provenance
 
 SPACE = SearchSpace([5] * 10)
 PLAIN_TOKENS = 32_768  # padded tokens in one plain forward pass
@@ -42,18 +41,17 @@ def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
     """Time the kernel and the transformers engine."""
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    about = provenance()
     click.echo(f"{'what':40} {'shape':40} {'plain':>10} {'shipped':>10} {'ratio':>6}  of the speed of a copy")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as file:
-        for row in chain(head_rows(device, repeats), engine_rows(checkpoint, repeats)):
-            file.write(json.dumps(row | about) + "\n")
-            plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
-            reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"
-            if not gpu:
-                reached = "not measured on a GPU"
-            times = f"{plain:7.1f} ms {shipped:7.1f} ms {plain / shipped:6.1f}"
-            click.echo(f"{row['what']:40} {row['shape']:40} {times}  {reached}")
+    rows: list[Row] = []
+    for row in chain(head_rows(device, repeats), engine_rows(checkpoint, repeats)):
+        rows.append(row)
+        write(out, rows)
+        plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
+        reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"
+        if not gpu:
+            reached = "not measured on a GPU"
+        times = f"{plain:7.1f} ms {shipped:7.1f} ms {plain / shipped:6.1f}"
+        click.echo(f"{row['what']:40} {row['shape']:40} {times}  {reached}")
 
 
 def head_rows(device: str, repeats: int) -> Iterator[Row]:

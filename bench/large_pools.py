@@ -5,7 +5,6 @@ order by the score that the model predicts, which is the order of ``rank``; besi
 model sees as its hint.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search.large_pools import expected_scores
-from lmsearcher_local.system.provenance import provenance
+from lmsearcher_local.search.throughput import write
 
 
 @click.command(context_settings={"show_default": True})
@@ -35,10 +34,8 @@ def main(checkpoint: Path | None, engine: str, history: int, pool: int, seeds: i
     from scipy.stats import kendalltau
 
     model = {"checkpoint": load_checkpoint(checkpoint).identity, "engine": engine}
-    about = {"history": history, "pool": pool, **model, **provenance()}
     rows: list[dict[str, Any]] = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with load_ranker(checkpoint, engine) as ranker, out.open("w", encoding="utf-8") as file:
+    with load_ranker(checkpoint, engine) as ranker:
         for name in DEVELOPMENT:
             found = problem(name)
             for seed in range(seeds):
@@ -47,9 +44,9 @@ def main(checkpoint: Path | None, engine: str, history: int, pool: int, seeds: i
                 task = Task.of(found.space, known, codes[history:])
                 truth = [found.scores[code] for code in task.pool.codes]
                 orders = {"model": expected_scores(ranker, task.pool), "hints": task.pool.means}
-                tau = {way: float(kendalltau(truth, order).statistic) for way, order in orders.items()}
+                tau = {method: float(kendalltau(truth, order).statistic) for method, order in orders.items()}
                 rows.append({"table": name, "seed": seed, "tau": tau})
-                file.write(json.dumps(rows[-1] | about) + "\n")
+            write(out, rows, history=history, pool=pool, **model)
     click.echo(markdown(rows))
 
 
@@ -58,7 +55,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     text = "| table | histories | model | hints |\n| --- | --- | --- | --- |\n"
     for name in (*DEVELOPMENT, ""):
         same = [row["tau"] for row in rows if row["table"].startswith(name)]
-        means = [f"{np.mean([tau[way] for tau in same]):.2f}" for way in ("model", "hints")]
+        means = [f"{np.mean([tau[method] for tau in same]):.2f}" for method in ("model", "hints")]
         text += f"| {name or 'mean'} | {len(same)} | {' | '.join(means)} |\n"
     return text
 

@@ -6,24 +6,21 @@ candidate, or one that equals it. Beside the score that the prefilter uses stand
 the mean of the nearest evaluated codes, and chance.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from bench.rankers import search, surrogate
+from bench.rankers import search, surrogate, trials
 from bench.tables import FAMILIES, GROUPS, problem
 from lmsearcher_local.candidates.history import History, normal_scores
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.presets.tables import TABLES
 from lmsearcher_local.search.large_pools import KEEP, promise
-from lmsearcher_local.system.provenance import provenance
+from lmsearcher_local.search.throughput import write
 
 CHOICES = {**GROUPS, "nasbench201": tuple(name for name in TABLES if name.startswith("nasbench201-"))}
 KINDS = ("uniform", "search")
@@ -39,16 +36,12 @@ NEAREST, SCALE = 32, 0.5  # codes that a mean is taken over; how fast their weig
 def main(tables: str, seeds: int, out: Path) -> None:
     """Measure which score keeps the best candidate of a table."""
     rows: list[dict[str, Any]] = []
-    about = {"tables": tables, **provenance()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as file:
-        for name in CHOICES[tables]:
-            for seed in range(seeds):
-                for kind in KINDS:
-                    for row in measure(name, kind, seed):
-                        rows.append(row)
-                        file.write(json.dumps(row | about) + "\n")
-            click.echo(f"{name} is done", err=True)
+    for name in CHOICES[tables]:
+        for seed in range(seeds):
+            for kind in KINDS:
+                rows += measure(name, kind, seed)
+        write(out, rows, tables=tables)
+        click.echo(f"{name} is done", err=True)
     click.echo(markdown(rows))
 
 
@@ -81,25 +74,7 @@ def trail(name: str, kind: str, seed: int, n: int) -> list[str]:
     found = problem(name)
     if kind == "uniform":
         return found.space.sample(np.random.default_rng((7, seed)), n)
-
-    def searched() -> Iterator[str]:
-        proposals = search(found.space, seed, surrogate, {})
-        code = next(proposals)
-        while True:
-            yield code
-            code = proposals.send(found.scores[code])
-
-    return list(islice(searched(), n))
-
-
-def improvement(task: Task) -> np.ndarray:
-    """Expected improvement."""
-    return task.pool.improvements
-
-
-def bound(deviations: float, task: Task) -> np.ndarray:
-    """Mean and some deviations of the Gaussian process."""
-    return task.pool.means + deviations * task.pool.deviations
+    return trials(search(found.space, seed, surrogate, {}), found.scores.__getitem__, n)
 
 
 def nearest(task: Task) -> np.ndarray:
@@ -116,9 +91,9 @@ def nearest(task: Task) -> np.ndarray:
 
 SCORES: dict[str, Callable[[Task], np.ndarray] | None] = {
     "upper bound (shipped)": lambda task: promise(task.pool),
-    "mean + 1 deviation": partial(bound, 1.0),
-    "mean": partial(bound, 0.0),
-    "expected improvement": improvement,
+    "mean + 1 deviation": lambda task: task.pool.means + task.pool.deviations,
+    "mean": lambda task: task.pool.means,
+    "expected improvement": lambda task: task.pool.improvements,
     "nearest codes": nearest,
     "chance": None,
 }

@@ -11,12 +11,12 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -28,6 +28,7 @@ from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.presets.drawing import new_figure
 from lmsearcher_local.search.searcher import Searcher, ask_together
 from lmsearcher_local.system.provenance import provenance
 
@@ -91,9 +92,9 @@ def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | No
     # Seeds outermost: an interrupted run has all tables and methods.
     cells = [Cell(name, table, seed) for seed in range(seeds) for name in names for table in GROUPS[tables]]
     cells = [cell for cell in cells if cell not in done]
-    run_apart([cell for cell in cells if cell.method not in OURS], out)
-    ours = [cell for cell in cells if cell.method in OURS]
-    if ours:
+    if apart := [cell for cell in cells if cell.method not in OURS]:
+        run_apart(apart, out)
+    if ours := [cell for cell in cells if cell.method in OURS]:
         with load_ranker(checkpoint, engine, cache_bytes=CACHE if engine == "vllm" else None) as ranker:
             for name in names:
                 run_lockstep([cell for cell in ours if cell.method == name], ranker, model, out)
@@ -105,10 +106,10 @@ def main(tables: str, methods: str, seeds: int, out: Path, checkpoint: Path | No
 
 def run_apart(cells: Sequence[Cell], out: Path) -> None:
     """Searches that need no model, in processes of one thread each."""
-    if not cells:
-        return
     about, started = provenance(), time.monotonic()
-    with _one_thread(), ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), os.nice, (10,)) as pool:
+    context = multiprocessing.get_context("spawn")
+    one_thread = patch.dict(os.environ, OMP_NUM_THREADS="1")
+    with one_thread, ProcessPoolExecutor(WORKERS, context, os.nice, (10,)) as pool:
         futures = [pool.submit(run, cell) for cell in cells]
         try:
             for i, future in enumerate(as_completed(futures), 1):
@@ -260,17 +261,12 @@ def short_markdown(rows: Iterable[dict[str, Any]]) -> str:
 
 def plot(summary: Summary, path: Path) -> None:
     """The curves, one panel per family; ablations are left to the table."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = list(summary.items())
-    figure = Figure(figsize=(4.6 * len(panels), 5.6), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    figure = new_figure(4.6 * len(summary), 5.6)
     handles: dict[str, Any] = {}
     trials = np.arange(1, TRIALS + 1)
     coloured = [name for name in METHODS if name not in OURS and not name.startswith("ablation")]
-    for i, (group, lines) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1)
+    for i, (group, lines) in enumerate(summary.items(), 1):
+        axes = figure.add_subplot(1, len(summary), i)
         for name, line in lines.items():
             if name.startswith("ablation"):
                 continue
@@ -281,13 +277,10 @@ def plot(summary: Summary, path: Path) -> None:
                 style["ls"] = "--"
             [handles[name]] = axes.plot(trials, line.mean.clip(1e-4), **style)
             axes.fill_between(trials, line.low.clip(1e-4), line.high.clip(1e-4), color=style["color"], alpha=0.12, lw=0)
-        axes.set_yscale("log")
-        axes.set_xlim(1, TRIALS)
-        axes.set_ylim(max(1e-3, 0.6 * min(line.mean[-1] for line in lines.values())), 1.2)
-        axes.set_title(group)
-        axes.set_xlabel("evaluations")
+        lowest = max(1e-3, 0.6 * min(line.mean[-1] for line in lines.values()))
+        axes.set(title=group, xlabel="evaluations", yscale="log", xlim=(1, TRIALS), ylim=(lowest, 1.2))
         axes.grid(alpha=0.3, which="both")
-        if i == 0:
+        if i == 1:
             axes.set_ylabel("normalised regret, mean and 95 % interval")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
@@ -327,19 +320,6 @@ def _refuse_other_checkpoints(rows: Iterable[dict[str, Any]], identity: str, out
         raise click.UsageError(
             f"{out} holds results of the checkpoint {others.pop()}, not {identity}; use another --out"
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started meanwhile compute on one thread."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 if __name__ == "__main__":

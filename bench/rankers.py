@@ -109,6 +109,14 @@ def search(space: SearchSpace, seed: int, judge: Judge, policy: dict[str, Any]) 
         searcher.tell(code, (yield code))
 
 
+def trials(proposals: Search, score: Callable[[str], float], n: int) -> list[str]:
+    """The first codes of a search, in order."""
+    codes = [next(proposals)]
+    while len(codes) < n:
+        codes.append(proposals.send(score(codes[-1])))
+    return codes
+
+
 def _rng(codes: Sequence[str]) -> np.random.Generator:
     """A generator that depends on the codes alone, as a ranking must."""
     return np.random.default_rng(crc32("".join(codes).encode()))

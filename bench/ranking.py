@@ -5,17 +5,15 @@ twice: `uniform` (history and pool drawn uniformly) and `near` (history of a loc
 neighbours of its best five codes). The histories of all sizes are beginnings of the longest.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from bench.rankers import blind, search
+from bench.rankers import blind, search, trials
 from bench.tables import GROUPS, problem
 from lmsearcher_local.candidates.history import History
 from lmsearcher_local.candidates.pools import PARENTS
@@ -24,8 +22,9 @@ from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.ranker import Task as Question
+from lmsearcher_local.presets.drawing import new_figure
+from lmsearcher_local.search.throughput import write
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.system.provenance import provenance
 from lmsearcher_local.training.baselines import BASELINES
 from lmsearcher_local.training.evaluate import HELD_OUT, HISTORY_SIZES, POOL, figures
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes, draw_space
@@ -53,19 +52,16 @@ Score = Callable[[str], float]
 @click.option("--engine", type=click.Choice([*ENGINES]), default="vllm")
 def main(tables: str, tasks: int, out: Path, checkpoint: Path | None, engine: str) -> None:
     """Measure how well the model and its baselines rank."""
-    out.mkdir(parents=True, exist_ok=True)
     model = {"checkpoint": load_checkpoint(checkpoint).identity, "engine": engine}
-    about = {"tables": tables, **model, **provenance()}
     rows: list[dict[str, Any]] = []
-    with load_ranker(checkpoint, engine) as ranker, (out / "rows.jsonl").open("w", encoding="utf-8") as file:
+    with load_ranker(checkpoint, engine) as ranker:
         for table in GROUPS.get(tables, (SYNTHETIC,)):
             for kind in KINDS:
                 drawn = [draw_tasks(table, kind, i) for i in range(tasks)]
                 for n, asked in zip(HISTORY_SIZES, zip(*drawn, strict=True), strict=True):
                     for row in measure(ranker, [question for question, _ in asked], [task for _, task in asked]):
                         rows.append({"table": table, "kind": kind, "history": n, "tasks": tasks, **row})
-                        file.write(json.dumps(rows[-1] | about) + "\n")
-                    file.flush()
+            write(out / "rows.jsonl", rows, tables=tables, **model)
             click.echo(f"{table} is done", err=True)
     means = summarise(rows)
     show(means, tables)
@@ -91,7 +87,7 @@ def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]
         codes = space.sample(rng, longest + POOL)
         trail, fresh = codes[POOL:], codes[:POOL]
     else:
-        trail = list(islice(searched(space, score, number), longest))
+        trail = trials(search(space, number, blind, {"policy": "local"}), score, longest)
     tasks = []
     for n in HISTORY_SIZES:
         history = History(tuple(trail[:n]), tuple(map(score, trail[:n])))
@@ -99,15 +95,6 @@ def draw_tasks(table: str, kind: str, number: int) -> list[tuple[Question, Task]
         arrays = space.array(history.codes), np.array(history.scores), space.array(pool), np.array([*map(score, pool)])
         tasks.append((Question.of(space, history, pool), Task(space, *arrays)))
     return tasks
-
-
-def searched(space: SearchSpace, score: Score, seed: int) -> Iterator[str]:
-    """The codes of a local search, in order."""
-    proposals = search(space, seed, blind, {"policy": "local"})
-    code = next(proposals)
-    while True:
-        yield code
-        code = proposals.send(score(code))
 
 
 def neighbours(space: SearchSpace, history: History, rng: np.random.Generator) -> list[str]:
@@ -178,11 +165,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(means: Means, path: Path, title: str) -> None:
     """Top-1 by history size, one panel per kind of pool."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    figure = new_figure(9, 4)
     panels = figure.subplots(1, len(KINDS), sharey=True)
     for axes, kind in zip(panels, KINDS, strict=True):
         for method in METHODS:
@@ -190,11 +173,9 @@ def plot(means: Means, path: Path, title: str) -> None:
             top = [means[kind, n, method]["top1"] for n in HISTORY_SIZES]
             axes.plot(HISTORY_SIZES, top, marker="o", markersize=4, label=method, **style)
         axes.axhline(1 / POOL, color="0.6", linestyle=":", label="chance")
-        axes.set_xscale("log")
-        axes.set_xticks(HISTORY_SIZES, [str(n) for n in HISTORY_SIZES])
+        axes.set(xscale="log", xlabel="history items", title=f"{kind} history and pool")
+        axes.set_xticks(HISTORY_SIZES, [*map(str, HISTORY_SIZES)])
         axes.minorticks_off()
-        axes.set_title(f"{kind} history and pool")
-        axes.set_xlabel("history items")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("best of 10 picked")
     panels[0].legend()

@@ -5,7 +5,6 @@ free workers wait for it. The values come from tables.
 """
 
 import heapq
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from bench.tables import DEVELOPMENT, TRIALS, Problem, problem
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.searcher import Searcher
-from lmsearcher_local.system.provenance import provenance
+from lmsearcher_local.search.throughput import write
 
 WORKERS = (1, 4, 16, 64)
 SPREAD = 0.5  # of the logarithm of a trial's time
@@ -72,20 +71,16 @@ def main(seconds: float, seeds: int, out: Path) -> None:
     """Searches of the development tables by 1, 4, 16 and 64 workers."""
     if out.exists():
         sys.exit(f"{out} is there already; name another file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    versions = provenance()
     rows = []
-    with load_ranker() as ranker, out.open("w") as stream:
+    with load_ranker() as ranker:
         simulate(ranker, problem(DEVELOPMENT[0]), 64, 0, seconds)  # the engine's first calls are slower
         for workers in WORKERS:
             for name in DEVELOPMENT:
                 for seed in range(seeds):
                     row = {"workers": workers, "table": name, "seed": seed, "seconds": seconds}
                     row |= simulate(ranker, problem(name), workers, seed, seconds)
-                    row["in rounds"] = in_rounds(workers, seed)
-                    rows.append(row)
-                    stream.write(json.dumps(row | versions) + "\n")
-                    stream.flush()
+                    rows.append(row | {"in rounds": in_rounds(workers, seed)})
+                    write(out, rows)
     click.echo(markdown(rows))
 
 
