@@ -30,7 +30,7 @@ def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
         Trial(i, "0", (("p0", 0),), () if value is None else (value,), reasons.get(value), given=False)
         for i, value in enumerate(VALUES[name], 1)
     )
-    saved(draw_result(Result(SearchSpace([5]), direction, trials), name, "score", 70.0), tmp_path / "p.png")
+    saved(draw_result(Result(SearchSpace([5]), direction, trials), name, "score", 70.0), tmp_path / "p.png", dpi=150)
     header = (tmp_path / "p.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert struct.unpack(">II", header[16:]) == (1200, 675)
