@@ -104,9 +104,8 @@ class Search:
         Raises:
             PromptError: the space does not fit the checkpoint.
             ObjectiveError: the executor does not take the objective.
-            SearchStopped: the executor cannot go on, the function cannot be imported any more, the pruner failed, or
-                there is no space left to write. The study can be resumed.
-            EngineError: the model cannot answer. The study can be resumed.
+            SearchStopped: the executor, the function's import or the pruner failed, or no space is left to write.
+            EngineError: the model cannot answer. After this and ``SearchStopped`` the study can be resumed.
         """
         plan, clock = self._plan, Clock(workers, budget)
         shared = shares(gpu, ranker.engine, useful=are_here(objective, executor))
