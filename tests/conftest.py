@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of torch's threads: two workers share two processors
+# Hundreds of processes are started here, and each would compile this package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import socket
 import subprocess

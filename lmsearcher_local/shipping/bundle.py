@@ -355,7 +355,8 @@ def pack(distribution: Distribution, files: Iterable[tuple[str, Path]], wheels: 
     wheel = wheels / f"{name}-{distribution.version}-{tag}.whl"
     rows = []
     record = ""
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+    # The usual level takes three times as long, for torch 20 s, and saves a seventh.
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False) as archive:
         for inside, file in files:
             if inside.endswith(".dist-info/WHEEL"):
                 record = f"{os.path.dirname(inside)}/RECORD"

@@ -2,16 +2,11 @@
 
 import copy
 import json
-import multiprocessing
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +16,13 @@ from lmsearcher_local.model.codecs.compact import CompactCodec
 from lmsearcher_local.model.engines.transformers_internals import without_bars
 from lmsearcher_local.system.checksums import write_checksums
 from lmsearcher_local.system.folders import unusable
+from lmsearcher_local.training.batches import stream_batches
 from lmsearcher_local.training.curves import draw_curves
 from lmsearcher_local.training.evaluate import HISTORY_SIZES, figures, held_out_tasks, model_predictions
 from lmsearcher_local.training.model import Ranker
-from lmsearcher_local.training.trajectories import WRONG_KERNEL, Batch, draw_batch, draw_lesson, draw_shape
+from lmsearcher_local.training.trajectories import Batch
 
 QUESTIONS = 128  # held out, at each history size
-ACCUMULATE = 2  # batches of different shapes per step
 MATRIX_RATE, OTHER_RATE = 0.015, 2e-3
 WARM_UP, COOL_DOWN = 100, 0.4  # steps; share of all steps with a falling rate
 IMPROVEMENT = 0.3  # by how much more a pool weighs for each normal score that its best exceeds the history by
@@ -72,7 +67,7 @@ def train(
     if state_file.exists():
         first, seconds = read_state(state_file, seed, device, (model, averaged), optimisers)
     cut_log(log, first)
-    for step, batches in _stream(seed, first, steps, rows):
+    for step, batches in stream_batches(seed, first, steps, rows):
         began = time.perf_counter()
         row = _learn(model, optimisers, batches, _rate(step, steps))
         _average(averaged, model, step)
@@ -198,38 +193,6 @@ def _optimisers(model: Ranker) -> list[torch.optim.Optimizer]:
 def _rate(step: int, steps: int) -> float:
     left = (steps - step) / (COOL_DOWN * steps)
     return min(1.0, (step + 1) / WARM_UP, left)
-
-
-def _draw(seed: int, step: int, rows: int) -> list[Batch]:
-    rng = np.random.default_rng((seed, step))
-    batches = []
-    for _ in range(ACCUMULATE):
-        positions, n, m, k, size = draw_shape(rng, rows)
-        batches.append(draw_batch(rng, [draw_lesson(rng, positions, n, m, k, WRONG_KERNEL) for _ in range(size)]))
-    return batches
-
-
-def _stream(seed: int, first: int, steps: int, rows: int) -> Iterator[tuple[int, list[Batch]]]:
-    """The steps' batches, drawn ahead in a process of their own; they depend on seed and step alone."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as worker:
-        ahead = [worker.submit(_draw, seed, step, rows) for step in range(first, min(first + 8, steps))]
-        for step in range(first, steps):
-            batches = ahead.pop(0).result()
-            if step + 8 < steps:
-                ahead.append(worker.submit(_draw, seed, step + 8, rows))
-            yield step, batches
-
-
-def _end_with_parent() -> None:
-    """A trainer that is killed takes the process that draws along; by itself that would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_state(
