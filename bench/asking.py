@@ -23,7 +23,7 @@ from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.ranker import Pick, Task
 from lmsearcher_local.search import state as searching
 from lmsearcher_local.search.searcher import Searcher
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 from lmsearcher_local.spaces.space import SearchSpace
 
 TABLES = ("nasbench201-cifar100", "hpolib-parkinsons_telemonitoring", "hpobench-car")
@@ -77,7 +77,7 @@ def main(seeds: int, out: Path | None) -> None:
             rows.append({"space": name, "seed": seed, "trials": TRIALS} | measure(*objective(name), seed, codec))
             click.echo(json.dumps(rows[-1]))
     if out:
-        write(out, rows)
+        write_rows(out, rows)
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.engines.transformers import TransformersEngine
 from lmsearcher_local.model.ranker import Ranker, Task
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 from lmsearcher_local.spaces.space import SearchSpace
 
 SPACE = SearchSpace([5] * 10)
@@ -45,7 +45,7 @@ def main(out: Path, checkpoint: Path | None, repeats: int) -> None:
     rows: list[Row] = []
     for row in chain(head_rows(device, repeats), engine_rows(checkpoint, repeats)):
         rows.append(row)
-        write(out, rows)
+        write_rows(out, rows)
         plain, shipped = row["plain_s"][1] * 1e3, row["shipped_s"][1] * 1e3
         reached = f"{row['fraction_of_copy']:.0%}" if "fraction_of_copy" in row else "-"
         if not gpu:

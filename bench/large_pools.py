@@ -19,7 +19,7 @@ from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search.large_pools import expected_scores
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 
 
 @click.command(context_settings={"show_default": True})
@@ -46,7 +46,7 @@ def main(checkpoint: Path | None, engine: str, history: int, pool: int, seeds: i
                 orders = {"model": expected_scores(ranker, task.pool), "hints": task.pool.means}
                 tau = {method: float(kendalltau(truth, order).statistic) for method, order in orders.items()}
                 rows.append({"table": name, "seed": seed, "tau": tau})
-            write(out, rows, history=history, pool=pool, **model)
+            write_rows(out, rows, history=history, pool=pool, **model)
     click.echo(markdown(rows))
 
 

@@ -36,7 +36,7 @@ from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.records.storage import JOURNAL
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 from lmsearcher_local.spaces.files import TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives.function import InProcess
@@ -175,7 +175,7 @@ def main(trials: str, searches: str, out: Path) -> None:
     for name in searches.split(";"):
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             rows += process.submit(measure, name, [int(number) for number in trials.split(",")]).result()
-    write(out, rows)
+    write_rows(out, rows)
     click.echo(markdown(rows))
 
 

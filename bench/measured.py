@@ -16,7 +16,7 @@ from bench.quality import MARKS, append, curve, read, steps
 from bench.rankers import JudgeRanker, surrogate
 from bench.tables import TRIALS
 from lmsearcher_local.model.load import load_ranker
-from lmsearcher_local.presets.drawing import new_figure, saved
+from lmsearcher_local.presets.drawing import new_figure, save_figure
 from lmsearcher_local.presets.tables import Table
 from lmsearcher_local.search.searcher import Searcher, ask_together
 from lmsearcher_local.spaces.space import SearchSpace
@@ -257,4 +257,4 @@ def plot(panels: Curves, methods: Sequence[str], path: Path, x: np.ndarray, **la
         axes.set(yscale="log", title=title, xlim=(x[0], x[-1]), **labels)
         axes.grid(alpha=0.3, which="both")
     figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=3, frameon=False)
-    saved(figure, path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -20,7 +20,7 @@ from lmsearcher_local.candidates.history import History, normal_scores
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.presets.tables import TABLES
 from lmsearcher_local.search.large_pools import KEEP, promise
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 
 CHOICES = {**GROUPS, "nasbench201": tuple(name for name in TABLES if name.startswith("nasbench201-"))}
 KINDS = ("uniform", "search")
@@ -40,7 +40,7 @@ def main(tables: str, seeds: int, out: Path) -> None:
         for seed in range(seeds):
             for kind in KINDS:
                 rows += measure(name, kind, seed)
-        write(out, rows, tables=tables)
+        write_rows(out, rows, tables=tables)
         click.echo(f"{name} is done", err=True)
     click.echo(markdown(rows))
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
+from bench.predictors import BASELINES
 from bench.rankers import blind, search, trials
 from bench.tables import GROUPS, problem
 from lmsearcher_local.candidates.history import History
@@ -23,9 +24,8 @@ from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.ranker import Task as Question
 from lmsearcher_local.presets.drawing import new_figure
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.training.baselines import BASELINES
 from lmsearcher_local.training.evaluate import HELD_OUT, HISTORY_SIZES, POOL, figures
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes, draw_space
 from lmsearcher_local.training.trajectories import Task
@@ -61,7 +61,7 @@ def main(tables: str, tasks: int, out: Path, checkpoint: Path | None, engine: st
                 for n, asked in zip(HISTORY_SIZES, zip(*drawn, strict=True), strict=True):
                     for row in measure(ranker, [question for question, _ in asked], [task for _, task in asked]):
                         rows.append({"table": table, "kind": kind, "history": n, "tasks": tasks, **row})
-            write(out / "rows.jsonl", rows, tables=tables, **model)
+            write_rows(out / "rows.jsonl", rows, tables=tables, **model)
             click.echo(f"{table} is done", err=True)
     means = summarise(rows)
     show(means, tables)

@@ -67,7 +67,7 @@ def main(shape: str, trials: int, folder: Path, out: Path) -> None:
     for row in rehearse(shape, trials, folder, out):
         rows.append(row)
         click.echo(line(row))
-        throughput.write(out / "rehearsal.jsonl", rows, shape=shape, trials=trials)
+        throughput.write_rows(out / "rehearsal.jsonl", rows, shape=shape, trials=trials)
     wrong = [*complaints(rows)]
     for complaint in wrong:
         click.echo(f"Wrong: {complaint}.", err=True)

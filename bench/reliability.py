@@ -53,7 +53,7 @@ def fuzz(examples: int, seconds: int, out: Path) -> None:
             row |= guided(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
         rows.append(row)
         click.echo(json.dumps(row), err=True)
-        throughput.write(out / "fuzz.jsonl", rows)
+        throughput.write_rows(out / "fuzz.jsonl", rows)
     keys = ("reader", "files", "read", "refused", "slowest_ms", "guided", "branches", "broken")
     click.echo(table(rows, keys, (*keys[:5], "files of atheris", "branches reached", "neither")))
     click.echo(about())
@@ -128,7 +128,7 @@ def hostile(answers: int, out: Path) -> None:
                     row = {"weights": kind, "codec": codec, "engine": engine, **found}
                     rows.append(row | {"seconds": round(time.perf_counter() - started, 1)})
                     click.echo(json.dumps(rows[-1]), err=True)
-                    throughput.write(out / "hostile.jsonl", rows)
+                    throughput.write_rows(out / "hostile.jsonl", rows)
     sums: dict[str, Counter[str]] = {}
     for row in rows:
         counts = {key: value for key, value in row.items() if isinstance(value, int)}
@@ -153,7 +153,7 @@ def soak(trials: int, real: int, out: Path) -> None:
     for engine, count, kills, fills in (("none", trials, trials // 80, trials // 250), ("transformers", real, 12, 4)):
         rows.append(run(count, engine, kills, fills))
         click.echo(json.dumps(rows[-1]), err=True)
-        throughput.write(out / "soak.jsonl", rows)
+        throughput.write_rows(out / "soak.jsonl", rows)
     for row in rows:
         click.echo(table([{"what": key, "": value} for key, value in row.items()], ("what", "")) + "\n")
     click.echo(about())

@@ -69,7 +69,7 @@ def main(repeats: int, out: Path) -> None:
             for row in chain(measure(ways, ready, used, repeats), [replay(ranker, ways, ready)]):
                 rows.append(row)
                 click.echo(json.dumps(row))
-                throughput.write(out, rows, checkpoint=load_checkpoint().identity)
+                throughput.write_rows(out, rows, checkpoint=load_checkpoint().identity)
 
 
 def with_words(folder: Path) -> Path:

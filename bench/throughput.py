@@ -26,6 +26,7 @@ import click
 import numpy as np
 
 from bench import llama
+from bench.grammar import choose
 from bench.rankers import search, surrogate
 from lmsearcher_local.cli.bench import BATCHES, HISTORIES, POOLS
 from lmsearcher_local.errors import EngineError
@@ -92,9 +93,9 @@ def main(
     with TemporaryDirectory() as scratch:
         load = random_llama(Path(scratch))
         for row in run(load, list(product(history, pool, batch)), repeats):
-            click.echo(json.dumps(row) if "way" not in row else throughput.line(row))
+            click.echo(json.dumps(row) if "way" not in row else throughput.format_row(row))
             rows.append({"workload": load.name} | row)
-            throughput.write(out / "rows.jsonl", rows)
+            throughput.write_rows(out / "rows.jsonl", rows)
     (out / "table.md").write_text(markdown(rows), encoding="utf-8")
     click.echo(markdown(rows))
 
@@ -153,7 +154,7 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
         apart = max(apart, float(np.abs(np.exp(one.log_probs) - np.exp(other.log_probs)).max()))
     if not apart < TOLERANCE:
         raise EngineError(f"vLLM and transformers differ by {apart} in probability")
-    chosen = vllm_engine(ranker).choose([ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
+    chosen = choose(vllm_engine(ranker), [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
     comparable = 0
     for task, ranking, (text, tokens) in zip(tasks, rankings, chosen, strict=True):
         code = task.pool.codes[load.answers(task).index(text)]
@@ -170,7 +171,7 @@ def grammar(ranker: Ranker, load: Workload) -> Answer:
     engine = vllm_engine(ranker)
 
     def answer(tasks: Sequence[Task]) -> int:
-        engine.choose([ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
+        choose(engine, [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
         return len(tasks)
 
     return answer

@@ -18,7 +18,7 @@ from bench.tables import DEVELOPMENT, TRIALS, Problem, problem
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.searcher import Searcher
-from lmsearcher_local.search.throughput import write
+from lmsearcher_local.search.throughput import write_rows
 
 WORKERS = (1, 4, 16, 64)
 SPREAD = 0.5  # of the logarithm of a trial's time
@@ -80,7 +80,7 @@ def main(seconds: float, seeds: int, out: Path) -> None:
                     row = {"workers": workers, "table": name, "seed": seed, "seconds": seconds}
                     row |= simulate(ranker, problem(name), workers, seed, seconds)
                     rows.append(row | {"in rounds": in_rounds(workers, seed)})
-                    write(out, rows)
+                    write_rows(out, rows)
     click.echo(markdown(rows))
 
 

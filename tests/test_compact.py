@@ -16,7 +16,7 @@ from lmsearcher_local.model.codecs.compact import (
     LIMIT,
     CompactCodec,
     code_rows,
-    expanded,
+    expand,
     features_of,
     lay_out,
     load_codec,
@@ -104,7 +104,7 @@ def test_wide_positions_take_base_16_digits() -> None:
 
 def test_numbers_enter_as_they_are() -> None:
     values = np.array([-9.0, -1.0, 0.001, 0.002, 9.0])
-    features = expanded(values)
+    features = expand(values)
     assert (features[:, 0] == 1).all()
     assert features[:, 1].tolist() == pytest.approx([-1, -1 / LIMIT, 0.001 / LIMIT, 0.002 / LIMIT, 1])
     assert (features[:, 2:].max(1) > 0.88).all()  # a bump is near, wherever a number is

@@ -18,7 +18,7 @@ from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError, StudyError
 from lmsearcher_local.model.codecs.text import TextCodec, published_frame
 from lmsearcher_local.spaces.space import SearchSpace
-from lmsearcher_local.training.data import DATA, PARTIAL, PROFILE, sample, write_data_set
+from lmsearcher_local.training.data import DATA, PARTIAL, sample, write_data_set
 from lmsearcher_local.training.subspaces import Source, draw_pruned, draw_pruned_tasks, prune, table_source
 from lmsearcher_local.training.trajectories import Task
 
@@ -144,8 +144,8 @@ def test_the_folder_is_complete_and_the_same_again(tmp_path: Path, build: Build)
         assert build("--out", tmp_path / name, "--samples", 5, "--seed", 3)[0] == 0
     files = {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()}
     assert files == {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
-    assert set(files) == {DATA, PROFILE, "dataset_info.json", "llama3_full_sft.yaml", "ds_z2_config.json"}
-    assert json.loads(files[PROFILE]) == {"template": "llama3"}  # to lie beside the fine-tuned weights
+    assert set(files) == {DATA, "lmsearcher.json", "dataset_info.json", "llama3_full_sft.yaml", "ds_z2_config.json"}
+    assert json.loads(files["lmsearcher.json"]) == {"template": "llama3"}  # to lie beside the fine-tuned weights
     assert [set(json.loads(line)) for line in files[DATA].splitlines()] == [{"prompt", "response"}] * 5
     info, settings = json.loads(files["dataset_info.json"]), YAML(typ="safe").load(files["llama3_full_sft.yaml"])
     assert info[settings["dataset"]]["file_name"] == DATA

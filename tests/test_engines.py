@@ -21,6 +21,7 @@ from transformers import (
     PhiConfig,
 )
 
+from bench.grammar import choose
 from bench.kernels import PlainEngine
 from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
@@ -153,7 +154,7 @@ def test_greedy_is_vllms_grammar_answer_where_that_is_canonical(
     canonical = []
     for space in (SearchSpace([5] * 3), SearchSpace([5] * 6)):
         batch = tasks(100, 20, space, seed=4)
-        answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
+        answers = choose(vllm.engine, [vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
         for task, ranking, (text, tokens) in zip(batch, vllm.rank(batch), answers, strict=True):
             assert text in task.pool.codes
             [path] = vllm.codec.answers(space, [text])

@@ -212,6 +212,12 @@ def test_what_spaces_refuse(make: Callable[[], dict[str, Any]], words: str) -> N
         SearchSpace({"rank": [4, 8], "name": ["a", "b"]}, **make())
 
 
+def test_numbers_of_numpy_are_reckoned_with_as_others() -> None:
+    space = SearchSpace({"x": [*np.linspace(0, 1, 3)], "y": [0.0, 0.5, 1.0]}, where=["x <= y"])
+    assert space.count == 6
+    assert {type(option) for option in space.options[0]} == {float}
+
+
 def test_long_chains_of_conditions() -> None:
     chain = {f"p{i}": f"p{i - 1} != 0 and p{i - 1} == 1" for i in range(1, 20)}
     space = SearchSpace([2] * 20, when=chain)

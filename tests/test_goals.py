@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scripted import scripted_ranker
 
-from lmsearcher_local.candidates.goals import GoalsSurrogate, essential, shown
+from lmsearcher_local.candidates.goals import GoalsSurrogate, reweigh, select_essential
 from lmsearcher_local.candidates.history import HISTORY_CAP
 from lmsearcher_local.candidates.limits import Points
 from lmsearcher_local.candidates.pareto import on_front
@@ -81,7 +81,7 @@ def test_trials_that_break_a_limit_make_no_front_and_chances_count() -> None:
 @pytest.mark.parametrize("goals", [2, 3])
 def test_the_model_is_shown_one_score_drawn_for_the_pool(goals: int) -> None:
     pool = policy("surrogate")(surrogate(goals), np.random.default_rng(1), 10, set(CODES))
-    seen = [shown(pool, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    seen = [reweigh(pool, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     assert seen[0].surrogate.history == seen[1].surrogate.history != seen[2].surrogate.history
     for one in seen:
         assert one.codes == pool.codes
@@ -98,7 +98,7 @@ def test_the_score_shown_agrees_with_the_pool_s_improvements() -> None:
     agreements = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        pool = shown(policy("surrogate")(surrogate(), rng, 10, set(CODES)), rng)
+        pool = reweigh(policy("surrogate")(surrogate(), rng, 10, set(CODES)), rng)
         agreements.append(np.corrcoef(pool.means, pool.improvements)[0, 1])
     assert np.mean(agreements) > 0.3
 
@@ -125,14 +125,14 @@ def test_without_trials_every_code_is_as_good() -> None:
     empty = GoalsSurrogate(SPACE, points_of(np.empty((0, 2))))
     assert np.ptp(empty.improvements(CODES)) == 0
     pool = Pool(CODES[:3], empty)
-    assert shown(pool, np.random.default_rng(0)).codes == CODES[:3]
+    assert reweigh(pool, np.random.default_rng(0)).codes == CODES[:3]
 
 
 def test_of_very_many_trials_the_first_the_outer_and_the_latest_count() -> None:
     space, rng = SearchSpace([10] * 4), np.random.default_rng(0)
     codes = tuple(space.sample(rng, 2000, ()))
     scores = rng.normal(size=(2000, 2))
-    kept = essential(Points(codes, scores, np.empty((2000, 0))))
+    kept = select_essential(Points(codes, scores, np.empty((2000, 0))))
     front = {code for code, on in zip(codes, on_front(scores), strict=True) if on}
     assert {*codes[:HISTORY_CAP], *codes[-HISTORY_CAP:], *front} <= {*kept.codes}
     assert HISTORY_CAP < len(kept.codes) <= 3 * HISTORY_CAP

@@ -14,7 +14,7 @@ from optuna.pruners import MedianPruner
 
 from bench.rankers import JudgeRanker, surrogate
 from lmsearcher_local.candidates.kernel import fit_kernel
-from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, excess, ranked
+from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, excess, rank_scores
 from lmsearcher_local.candidates.surrogate import expected_improvement
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.cli.main import main
@@ -56,12 +56,12 @@ def search(out: Path, trials: int, goal: object = objective, **options: object) 
 
 def test_what_breaks_a_limit_lies_below_all_that_hold() -> None:
     scores, violations = np.array([1.0, 9.0, 3.0, 8.0]), np.array([[-1.0], [2.0], [0.0], [1.0]])
-    shown = ranked(scores, violations)
+    shown = rank_scores(scores, violations)
     assert [*np.argsort(-shown)] == [2, 0, 3, 1]
     assert shown[[0, 2]].tolist() == [1.0, 3.0]
-    assert [*np.argsort(-ranked(scores, violations + 3))] == [0, 2, 3, 1]
-    assert ranked(scores, violations - 3) is scores
-    assert np.isfinite(ranked(np.array([-1.7e308, 1.7e308, 0.0]), np.array([[0.0], [0.0], [1e100]]))).all()
+    assert [*np.argsort(-rank_scores(scores, violations + 3))] == [0, 2, 3, 1]
+    assert rank_scores(scores, violations - 3) is scores
+    assert np.isfinite(rank_scores(np.array([-1.7e308, 1.7e308, 0.0]), np.array([[0.0], [0.0], [1e100]]))).all()
     # Each limit by its own spread; what nobody measured breaks nothing.
     assert excess(np.array([[1.0, 0.0], [0.0, 1000.0], [NAN, NAN]])).tolist() == pytest.approx([2.0, 2.0, 0.0])
 

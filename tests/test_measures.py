@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmsearcher_local.candidates.measures import Goal, Limit, goals_of, judged, limits_of, parse_goal, parse_limit
+from lmsearcher_local.candidates.measures import Goal, Limit, goals_of, judge, limits_of, parse_goal, parse_limit
 from lmsearcher_local.errors import MeasureError
 
 LATENCY, ACCURACY = Limit("latency", 500.0, upper=True), Limit("val acc", 0.9, upper=False)
@@ -54,9 +54,9 @@ def test_goals_and_limits_are_named_once() -> None:
 def test_what_was_measured_is_held_against_goals_and_limits() -> None:
     measured = {"val acc": 0.8, "latency": 700.0, "size": 3.0}
     goals = goals_of(["size:min", "val acc:max"])
-    assert judged(measured, goals, [LATENCY, ACCURACY]) == ((3.0, 0.8), (200.0, pytest.approx(0.1)))
-    assert judged({"loss": 1.0, "latency": 500.0}, (), [LATENCY]) == ((1.0,), (0.0,))
-    assert judged(1.5, (), ()) == ((1.5,), ())
+    assert judge(measured, goals, [LATENCY, ACCURACY]) == ((3.0, 0.8), (200.0, pytest.approx(0.1)))
+    assert judge({"loss": 1.0, "latency": 500.0}, (), [LATENCY]) == ((1.0,), (0.0,))
+    assert judge(1.5, (), ()) == ((1.5,), ())
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_what_was_measured_is_held_against_goals_and_limits() -> None:
 )
 def test_what_lacks_a_value_is_one_sentence(measured: float | dict[str, float], goals: list[str], message: str) -> None:
     with pytest.raises(MeasureError, match=message):
-        judged(measured, goals_of(goals), [LATENCY])
+        judge(measured, goals_of(goals), [LATENCY])

@@ -27,7 +27,7 @@ from scripted import scripted_ranker
 from lmsearcher_local.errors import NothingToPropose, PromptError, StudyError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.presets.tables import table
-from lmsearcher_local.search.groups import CLAIM, Group, drawn, encoded
+from lmsearcher_local.search.groups import CLAIM, Group, draw_values, encode_trials
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.optuna_sampler import LMSearcherSampler
 from lmsearcher_local.search.searcher import Searcher
@@ -178,7 +178,7 @@ def test_whatever_the_objective_suggests_is_searched_and_no_bin_twice() -> None:
     assert list(kinds) == ["dropout", "layers", "rate", "width"]
     space = SearchSpace({name: options(kind) for name, kind in kinds.items()})
     assert space.sizes == (6, 5, BINS, len(options(kinds["width"])))
-    codes = [code for code, _ in encoded(Group(kinds, State(space, SearchOptions())), study.trials)]
+    codes = [code for code, _ in encode_trials(Group(kinds, State(space, SearchOptions())), study.trials)]
     assert len(set(codes)) == 30
 
 
@@ -235,11 +235,11 @@ def test_every_value_has_its_option_and_every_option_its_values(kind: BaseDistri
 
     def code(value: object) -> list[str]:
         trial = create_trial(params={"x": value}, distributions={"x": kind}, value=0.0)
-        return [code for code, _ in encoded(group, [trial])]
+        return [code for code, _ in encode_trials(group, [trial])]
 
     for wanted in space.enumerate():
         for _ in range(20):
-            value = drawn(group, wanted, rng)["x"]
+            value = draw_values(group, wanted, rng)["x"]
             assert kind._contains(kind.to_internal_repr(value))
             assert code(value) == [wanted]
     if isinstance(kind, (IntDistribution, FloatDistribution)):
@@ -414,8 +414,8 @@ def test_eight_workers_get_different_points(fixed: bool) -> None:
 class Interrupted(LMSearcherSampler):
     """Before it writes down its first pick, another process has made and written down its own."""
 
-    def _asked(self, groups: Sequence[Group], rng: np.random.Generator) -> list[str]:
-        codes = super()._asked(groups, rng)
+    def _ask(self, groups: Sequence[Group], rng: np.random.Generator) -> list[str]:
+        codes = super()._ask(groups, rng)
         if meddling := self.__dict__.pop("meddling", None):
             meddling()
         return codes
@@ -463,7 +463,7 @@ def test_a_rival_that_picks_again_and_comes_to_the_same_is_noticed(monkeypatch: 
     study.optimize(score, n_trials=6)
     [unseen] = SPACE.sample(np.random.default_rng(0), 1, [SPACE.encode(trial.params) for trial in study.trials])
     study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs={CLAIM: SPACE.decode(unseen)}))
-    rival, asked = study.trials[-1], sampler._asked
+    rival, asked = study.trials[-1], sampler._ask
     claims: list[dict[str, Any]] = []
 
     def meanwhile(*arguments: Any) -> list[str]:
@@ -473,7 +473,7 @@ def test_a_rival_that_picks_again_and_comes_to_the_same_is_noticed(monkeypatch: 
             study._storage.set_trial_system_attr(rival._trial_id, CLAIM, claims[0])
         return [code]
 
-    monkeypatch.setattr(sampler, "_asked", meanwhile)
+    monkeypatch.setattr(sampler, "_ask", meanwhile)
     assert study.ask(distributions(SPACE)).params not in (SPACE.decode(unseen), *claims)
     assert claims
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmsearcher_local.candidates.history import Direction
-from lmsearcher_local.presets.drawing import saved
+from lmsearcher_local.presets.drawing import save_figure
 from lmsearcher_local.report.figures import draw_result
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.results import Result, Trial
@@ -30,7 +30,9 @@ def test_pictures(tmp_path: Path, name: str, direction: Direction) -> None:
         Trial(i, "0", (("p0", 0),), () if value is None else (value,), reasons.get(value), given=False)
         for i, value in enumerate(VALUES[name], 1)
     )
-    saved(draw_result(Result(SearchSpace([5]), direction, trials), name, "score", 70.0), tmp_path / "p.png", dpi=150)
+    save_figure(
+        draw_result(Result(SearchSpace([5]), direction, trials), name, "score", 70.0), tmp_path / "p.png", dpi=150
+    )
     header = (tmp_path / "p.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert struct.unpack(">II", header[16:]) == (1200, 675)

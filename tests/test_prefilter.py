@@ -47,7 +47,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> N
     asked = task(60, 1000)
     monkeypatch.setattr(module, "CHUNK", chunk)
     done: list[int] = []
-    in_parts = module.appraised(asked.pool, lambda stage, now, total: done.append(now))
+    in_parts = module.appraise_in_parts(asked.pool, lambda stage, now, total: done.append(now))
     np.testing.assert_allclose(promise(in_parts), promise(asked.pool), atol=1e-12)
     assert done == [*range(chunk, 1000, chunk), 1000]
 

@@ -15,8 +15,7 @@ from lmsearcher_local.cli.main import PRESETS as OFFERED
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import SpaceError
 from lmsearcher_local.model.ranker import Ranker, Task
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.registry import PRESETS, preset, preset_of
+from lmsearcher_local.presets.registry import PRESETS, Preset, preset, preset_of
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
 

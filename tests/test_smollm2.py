@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.grammar import choose
 from lmsearcher_local.candidates.history import History
 from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.codecs.text import TextCodec
@@ -97,7 +98,7 @@ def test_greedy_is_the_answer_of_vllms_grammar(engines: tuple[Ranker, Ranker, st
     vllm, _, name = engines
     assert isinstance(vllm.engine, VLLMEngine)
     batch = tasks(20, 4, 6, seed=2)
-    answers = vllm.engine.choose([vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
+    answers = choose(vllm.engine, [vllm.codec.prompt(*task) for task in batch], [task.pool.codes for task in batch])
     picks = vllm.pick(batch)
     equal = [text == pick.code for (text, _), pick in zip(answers, picks, strict=True)]
     assert all(text in task.pool.codes for (text, _), task in zip(answers, batch, strict=True))

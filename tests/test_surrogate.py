@@ -14,7 +14,7 @@ from lmsearcher_local.candidates.history import History, normal_scores
 from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
 from lmsearcher_local.candidates.policies import POLICIES
 from lmsearcher_local.candidates.policies import policy as policy_of
-from lmsearcher_local.candidates.pools import neighbourhood, promising, recombined, unseen
+from lmsearcher_local.candidates.pools import neighbourhood, promising, recombine, unseen
 from lmsearcher_local.candidates.surrogate import REFITS, Surrogate
 from lmsearcher_local.spaces.space import SearchSpace
 
@@ -193,7 +193,7 @@ def test_equal_scores_and_a_history_beyond_the_cap_are_no_obstacle() -> None:
 def test_neighbours_and_recombinations_respect_the_predicate() -> None:
     space = SearchSpace([3] * 4, valid=lambda configuration: configuration["p0"] != configuration["p1"])
     parents = ["0112", "1020", "2100"]
-    children = space.codes(recombined(space, space.array(parents), np.random.default_rng(0), 50))
+    children = space.codes(recombine(space, space.array(parents), np.random.default_rng(0), 50))
     assert children
     for child in children:
         assert child in space

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.predictors import BASELINES
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.model.checkpoint import TABLE
 from lmsearcher_local.model.codecs.compact import ALIASES, BASE, SCORES, SLOTS, load_codec
-from lmsearcher_local.training.baselines import BASELINES
 from lmsearcher_local.training.prior import draw_objective, draw_ordinal, draw_sizes
-from lmsearcher_local.training.trajectories import Batch, draw_batch, draw_lesson, draw_shape, draw_task
+from lmsearcher_local.training.trajectories import Batch, Task, draw_batch, draw_lesson, draw_shape
 
 torch = pytest.importorskip("torch")
 
@@ -27,6 +27,11 @@ def test_objectives_are_finite_and_vary() -> None:
         assert np.isfinite(values).all()
         varied += len(np.unique(values)) > 2
     assert varied >= 55
+
+
+def draw_task(rng: np.random.Generator, positions: int, n: int, m: int) -> Task:
+    lesson = draw_lesson(rng, positions, n, m, 1)
+    return Task(lesson.space, lesson.history, lesson.scores, lesson.pools[0], lesson.truth[0])
 
 
 def test_tasks_hold_distinct_codes_of_their_space() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.grammar import choose
 from lmsearcher_local.candidates.history import History
 from lmsearcher_local.cli.main import main
 from lmsearcher_local.model.checkpoint import BUNDLED, MONTHS, load_checkpoint
@@ -129,7 +130,7 @@ def test_rankings_are_the_very_same(engine: str, llama_folder: Path, trimmed: Pa
             grammar = []
             if isinstance(ranker.engine, VLLMEngine):
                 prompts = [ranker.codec.prompt(*task) for task in batch]
-                grammar = [text for text, _ in ranker.engine.choose(prompts, [task.pool.codes for task in batch])]
+                grammar = [text for text, _ in choose(ranker.engine, prompts, [task.pool.codes for task in batch])]
             answers.append((ranker.rank(batch), grammar))
     (before, chosen_before), (after, chosen_after) = answers
     for old, new in zip(before, after, strict=True):

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from lmsearcher_local.candidates.history import HISTORY_CAP, History, normal_scores
 from lmsearcher_local.candidates.kernel import fit_kernel
-from lmsearcher_local.candidates.limits import Holding, Points, broken, excess, ranked
+from lmsearcher_local.candidates.limits import Holding, Points, breaks_limits, excess, rank_scores
 from lmsearcher_local.candidates.pareto import chebyshev, expected_hypervolume_improvement, layers
 from lmsearcher_local.candidates.pools import Pool
 from lmsearcher_local.candidates.surrogate import Appraisal, Fit, Surrogate, impute_pending
@@ -41,9 +41,9 @@ class GoalsSurrogate(Surrogate):
         codes, scores, violations = points
         self.points = points
         self.weights = np.ones(scores.shape[1]) / scores.shape[1] if weights is None else weights
-        self.holds = ~broken(violations)
+        self.holds = ~breaks_limits(violations)
         self._fit_one = fit
-        score = ranked(chebyshev(_normal(scores), self.weights), violations)
+        score = rank_scores(chebyshev(_normal(scores), self.weights), violations)
         super().__init__(space, History(codes, tuple(score.tolist())), self._blend)
 
     def weighed(self, weights: np.ndarray) -> "GoalsSurrogate":
@@ -125,7 +125,7 @@ class GoalsSurrogate(Surrogate):
         return np.asarray(self.weights @ np.array(fitted))
 
 
-def shown(pool: Pool, rng: np.random.Generator) -> Pool:
+def reweigh(pool: Pool, rng: np.random.Generator) -> Pool:
     """The pool as the model sees it: with several goals, its surrogate is that of weights drawn for it.
 
     Of ``DRAWN`` weights those are taken under which the scores expected of the candidates are in an order most like
@@ -147,14 +147,14 @@ def shown(pool: Pool, rng: np.random.Generator) -> Pool:
 def standing(points: Points, enough: int | None = None) -> np.ndarray:
     """Where each trial stands, float64 ``[n]``, 0 on the front: the number of its layer among those that hold the
     limits, until ``enough`` have one; behind them those that break limits, in order of how much."""
-    bad = broken(points.violations)
+    bad = breaks_limits(points.violations)
     found = np.zeros(len(bad))
     found[~bad] = layers(points.scores[~bad], enough)
     found[bad] = len(bad) + rankdata(excess(points.violations)[bad])
     return found
 
 
-def essential(points: Points) -> Points:
+def select_essential(points: Points) -> Points:
     """The trials that count, at most three times ``HISTORY_CAP``, in order of evaluation: the first ones, to which
     kernels are fitted, those that stand best, and the latest ones."""
     n = len(points.codes)

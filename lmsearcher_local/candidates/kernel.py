@@ -155,10 +155,9 @@ def _places_among(seen: np.ndarray, options: np.ndarray) -> np.ndarray:
 
 
 def _counts(seen: np.ndarray, rows: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """How often each option seen occurs in each row; last the length of the vector of all other counts.
+    """How often each option seen occurs in each row, and last the length of the vector of all other counts.
 
-    Args:
-        counted: which of them count, ``[n, L]``.
+    Only what is ``counted``, bool ``[n, L]``, counts.
     """
     places = _places_among(seen, rows.ravel()).reshape(rows.shape)
     found = np.zeros((len(rows), len(seen) + 1))

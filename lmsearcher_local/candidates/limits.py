@@ -32,7 +32,7 @@ class Points(NamedTuple):
     violations: np.ndarray
 
 
-def broken(violations: np.ndarray) -> np.ndarray:
+def breaks_limits(violations: np.ndarray) -> np.ndarray:
     """Which trials break a limit, bool ``[n]``, given violations ``[n, m]``."""
     return np.asarray((violations > 0).any(1))
 
@@ -48,10 +48,10 @@ def excess(violations: np.ndarray) -> np.ndarray:
     return np.asarray((np.maximum(amounts, 0) / np.where(spread > 0, spread, 1.0)).sum(1))
 
 
-def ranked(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
+def rank_scores(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
     """Scores as the model is shown them, float64 ``[n]``: what breaks a limit lies below all that hold them, the lower
     the more it breaks them, down to as far as the scores of those that hold reach."""
-    bad = broken(violations)
+    bad = breaks_limits(violations)
     if not bad.any():
         return scores
     amounts = excess(violations)
@@ -65,7 +65,7 @@ def ranked(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
 
 
 class LimitedSurrogate(Surrogate):
-    """What trials say about codes where some break limits. The history that it shows is that of ``ranked`` scores.
+    """What trials say about codes where some break limits. The history that it shows has the scores of ``rank_scores``.
 
     What improves a code is its expected improvement on the best trial that holds, times the probability that it holds
     every limit (Gardner et al. 2014); while none holds, that probability alone. The improvement is that of a process on
@@ -77,7 +77,7 @@ class LimitedSurrogate(Surrogate):
     def __init__(self, space: SearchSpace, points: Points, fit: Fit, sources: Sources = NO_SOURCES) -> None:
         (codes, scores, violations), fit = points, by_rank(fit)
         self._violations = completed(space, points, fit)
-        super().__init__(space, History(codes, tuple(ranked(scores, self._violations).tolist())), fit, sources)
+        super().__init__(space, History(codes, tuple(rank_scores(scores, self._violations).tolist())), fit, sources)
         self._points = points
         self._scores = Surrogate(space, History(codes, tuple(scores.tolist())), fit, sources)
         self._scores.kept = self.kept
@@ -91,7 +91,7 @@ class LimitedSurrogate(Surrogate):
         """
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
         chances = self.holding.chances(rows)
-        holds = ~broken(self._violations[self.kept])
+        holds = ~breaks_limits(self._violations[self.kept])
         if not holds.any():
             return Appraisal(*self.posterior(rows), chances)
         means, deviations = self._scores.posterior(rows)
@@ -126,11 +126,7 @@ def shortfall(improvements: np.ndarray) -> np.ndarray:
 
 
 class Holding:
-    """How probably codes hold limits, each by a Gaussian process on its violations.
-
-    Args:
-        kept: the places of the trials that it looks at.
-    """
+    """How probably codes hold limits, each by a Gaussian process on its violations in the trials ``kept``."""
 
     def __init__(
         self, space: SearchSpace, codes: tuple[str, ...], violations: np.ndarray, kept: Sequence[int], fit: Fit
@@ -164,7 +160,7 @@ class Holding:
 def _border(slack: Surrogate) -> float:
     """Where no slack is left, in the unit of the process. Between the trials on either side of it, in proportion; a
     trial that just holds is within."""
-    scores = np.array([slack.history.scores[i] for i in slack.kept])
+    scores = slack.kept_scores
     below = scores[scores < 0].max(initial=-np.inf)
     least = 0.0 if scores[scores >= 0].min(initial=np.inf) > 0 or np.isinf(below) else below / 2
     normal = normal_scores(np.append(scores, least), len(scores))

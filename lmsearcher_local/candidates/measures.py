@@ -15,11 +15,7 @@ DIRECTIONS: "dict[str, Direction]" = {"max": "maximize", "min": "minimize"}
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A measured value to search for the best of.
-
-    Raises:
-        MeasureError: the name is empty, or there is no such direction.
-    """
+    """A measured value to search for the best of. It has a name and one of the ``DIRECTIONS`` (``MeasureError``)."""
 
     name: str
     direction: "Direction"
@@ -35,11 +31,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a measured value may be at most (``upper``) or at least.
-
-    Raises:
-        MeasureError: the name is empty, or the bound is no finite number.
-    """
+    """What a measured value may be at most (``upper``) or at least; a ``MeasureError`` without name or finite bound."""
 
     name: str
     bound: float
@@ -62,11 +54,7 @@ class Limit:
 
 
 def parse_goal(text: str) -> Goal:
-    """A goal such as ``accuracy:max`` or ``latency:min``.
-
-    Raises:
-        MeasureError: it is not written so.
-    """
+    """A goal written like ``accuracy:max`` or ``latency:min``; a ``MeasureError`` for any other text."""
     name, _, direction = (part.strip() for part in text.rpartition(":"))
     if not name or direction not in DIRECTIONS:
         raise MeasureError(f"a goal is written NAME:max or NAME:min, not {text!r}")
@@ -74,11 +62,7 @@ def parse_goal(text: str) -> Goal:
 
 
 def parse_limit(text: str) -> Limit:
-    """A limit such as ``latency <= 500`` or ``accuracy >= 0.9``.
-
-    Raises:
-        MeasureError: it is not written so.
-    """
+    """A limit written like ``latency <= 500`` or ``accuracy >= 0.9``; a ``MeasureError`` for any other text."""
     sign = "<=" if "<=" in text else ">="
     name, found, bound = (part.strip() for part in text.partition(sign))
     try:
@@ -91,11 +75,7 @@ def parse_limit(text: str) -> Limit:
 
 
 def goals_of(goals: Iterable[Goal | str]) -> tuple[Goal, ...]:
-    """Goals, some of them as text.
-
-    Raises:
-        MeasureError: one is not written as a goal, or two have one name.
-    """
+    """Goals, some of them as text; a ``MeasureError`` where two have one name."""
     found = tuple(parse_goal(goal) if isinstance(goal, str) else goal for goal in goals)
     if twice := _twice([goal.name for goal in found]):
         raise MeasureError(f"two goals are called {twice}")
@@ -103,26 +83,20 @@ def goals_of(goals: Iterable[Goal | str]) -> tuple[Goal, ...]:
 
 
 def limits_of(limits: Iterable[Limit | str]) -> tuple[Limit, ...]:
-    """Limits, some of them as text.
-
-    Raises:
-        MeasureError: one is not written as a limit, or two bound the same side of one value.
-    """
+    """Limits, some of them as text; a ``MeasureError`` where two bound the same side of one value."""
     found = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
     if twice := _twice([(limit.name, limit.upper) for limit in found]):
         raise MeasureError(f"two limits say what {twice[0]} may be at {'most' if twice[1] else 'least'}")
     return found
 
 
-def judged(
+def judge(
     measured: float | Mapping[str, float], goals: Sequence[Goal], limits: Sequence[Limit]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The goals' values, and the violation of each limit, both in their order.
 
-    Without goals there is one value: the number measured, or of named values the only one that no limit names.
-
-    Raises:
-        MeasureError: there is no such value, or one number where several are needed.
+    Without goals there is one value: the number measured, or of named values the only one that no limit names. A
+    ``MeasureError`` where there is no such value, or one number where several are needed.
     """
     if not isinstance(measured, Mapping):
         if goals or limits:

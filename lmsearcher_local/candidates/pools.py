@@ -94,7 +94,7 @@ def promising(surrogate: Surrogate, rng: np.random.Generator, size: int, exclude
     space = surrogate.space
     earlier = surrogate.sources.best(space, rng)
     parents = space.array([*surrogate.parents(PARENTS, rng), *earlier])
-    near, mixed = neighbourhood(space, parents, rng), recombined(space, parents, rng, RECOMBINED)
+    near, mixed = neighbourhood(space, parents, rng), recombine(space, parents, rng, RECOMBINED)
     candidates, rows = unseen(space, np.concatenate([space.array(earlier), near, mixed]), exclude)
     seen = Taken(exclude)
     seen.update(candidates)
@@ -134,37 +134,26 @@ def neighbourhood(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator
 def near(space: SearchSpace, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The neighbours of a code, of option indices ``[positions]``. Of very many about ``NEAR``: of each parameter some
     options beside its own, some at random. Where expressions forbid a change, a code that has it and little else."""
-    options: list[Sequence[int]] | None = None
+    options: list[Sequence[int]] = [range(size) for size in space.sizes]
     if sum(space.sizes) - len(space.sizes) > NEAR:
         reach = max(1, NEAR // len(space.sizes) // 4)  # options beside its own, on either side; as many are random
-        options = []
-        for size, own in zip(space.sizes, row.tolist(), strict=True):
+        for place, (size, own) in enumerate(zip(space.sizes, row.tolist(), strict=True)):
             beside = range(max(0, own - reach), min(size, own + reach + 1))
             some = {*beside, *rng.integers(size, size=2 * reach).tolist()}
-            options.append(sorted(some) if size > 4 * reach else [*range(size)])
+            if size > 4 * reach:
+                options[place] = sorted(some)
     rows = space.neighbour_rows(row, options)
-    return rows if space.constraints is None else np.concatenate([rows, _forced(space, row, rows, options, rng)])
-
-
-def _forced(
-    space: SearchSpace, row: np.ndarray, rows: np.ndarray, options: list[Sequence[int]] | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Codes with those changes of one parameter that are not among the rows, and with as little else as is found."""
-    assert space.constraints is not None
+    if space.constraints is None:
+        return rows
     done = {(int(place), int(rows[i, place])) for i, place in zip(*np.nonzero(rows != row), strict=True)}
-    offered = [range(size) for size in space.sizes] if options is None else options
-    wanted = [
-        (place, index)
-        for place, some in enumerate(offered)
-        for index in some
-        if index != row[place] and (place, index) not in done
-    ]
-    some = [wanted[i] for i in sorted(rng.permutation(len(wanted))[:FORCED].tolist())]
-    found = space.constraints.moves(row, some, rng)
-    return found[space.accepted(found)]
+    changes = ((place, index) for place, some in enumerate(options) for index in some if index != row[place])
+    wanted = [change for change in changes if change not in done]
+    drawn = [wanted[i] for i in sorted(rng.permutation(len(wanted))[:FORCED].tolist())]
+    forced = space.constraints.moves(row, drawn, rng)
+    return np.concatenate([rows, forced[space.accepted(forced)]])
 
 
-def recombined(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+def recombine(space: SearchSpace, rows: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
     """Up to ``n`` valid codes, each of whose options comes from one of two codes drawn at random, as option indices."""
     if not len(rows):
         return rows

@@ -113,9 +113,18 @@ class Surrogate:
         """The places in the history of the trials that are shown, at most 200."""
         return truncate_history(self.history.scores)
 
+    @cached_property
+    def kept_scores(self) -> np.ndarray:
+        """The scores of these trials, float64 ``[len(kept)]``."""
+        return np.array([self.history.scores[i] for i in self.kept])
+
     def parents(self, n: int, rng: np.random.Generator) -> Sequence[str]:
         """Codes whose neighbourhoods are worth a look: the ``n`` best. Nothing is drawn."""
         return self.history.best(n).codes
+
+    def with_pending(self, pending: Sequence[str]) -> "Surrogate":
+        """The same, where codes under evaluation count with the score that is expected of them."""
+        return Surrogate(self.space, impute_pending(self, pending), self._fit, self.sources)
 
     @property
     def best(self) -> float:
@@ -123,10 +132,9 @@ class Surrogate:
         return float(self._process.target.max()) if self.kept else 0.0
 
     def posterior(self, codes: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each code's score, both float64 of shape ``[len(codes)]``; 0 is the mean.
+        """Mean and standard deviation of each code's score, both float64 ``[len(codes)]``; 0 is the mean of all.
 
-        Args:
-            codes: NCodes, or option indices ``[n, positions]``.
+        Codes are NCodes, or option indices ``[n, positions]``.
         """
         return _mixed(*self._expected(codes))
 
@@ -148,7 +156,7 @@ class Surrogate:
         if not self.kept:
             return Hindsight(np.empty(0), np.empty(0), np.empty(0))
         fitted = scale_length(len(self.kept))
-        scores = normal_scores(np.array([self.history.scores[i] for i in self.kept]), fitted)
+        scores = normal_scores(self.kept_scores, fitted)
         scores -= scores[:fitted].mean()
         mean = _mean(self._process.told) - self._process.level
         means, deviations = [], []
@@ -166,7 +174,7 @@ class Surrogate:
 
     def scores_of(self, normal: np.ndarray) -> np.ndarray:
         """The scores that ``hindsight`` shows as these numbers, given a history."""
-        first = np.array([self.history.scores[i] for i in self.kept[: scale_length(len(self.kept))]])
+        first = self.kept_scores[: scale_length(len(self.kept))]
         return scores_at(normal + normal_scores(first, len(first)).mean(), first)
 
     @cached_property
@@ -182,8 +190,8 @@ class Surrogate:
         known = embedding.features(rows) * scales
         kernel = gaussian(known, known)
         kernel[np.diag_indices_from(kernel)] += np.exp(theta[-1])
-        kept = np.array([scores[i] for i in self.kept])
-        y, told = normal_scores(kept, len(kept)), self.sources.features(rows)
+        kept, told = self.kept_scores, self.sources.features(rows)
+        y = normal_scores(kept, len(kept))
         level = float(_mean(told[:fitted]).mean())
         first = normal_scores(kept, fitted)[:fitted]  # what the hypotheses are held against: it stays, as the kernel
         found = _hypotheses(kernel, told, level, y - y.mean(), first - first.mean())
@@ -238,12 +246,8 @@ def _hypotheses(
 ) -> list[_Hypothesis]:
     """The likely ones; without sources the only one.
 
-    Args:
-        kernel: of the codes with noise, without the sources, ``[n, n]``.
-        told: features of the sources, ``[n, S + 1]``.
-        level: what these expect of the first trials on the mean.
-        target: ``[n]``.
-        first: of the first trials alone, by which the hypotheses are judged; between two fits it stays.
+    Given are the kernel of the codes with noise, without the sources, ``[n, n]``; else as in ``_Process``; and the
+    target of the first trials alone, by which the hypotheses are judged: between two fits it stays.
     """
     found, evidence = [], []
     fitted, sources, mean = len(first), told.shape[1], _mean(told) - level
@@ -277,7 +281,7 @@ def impute_pending(surrogate: Surrogate, pending: Sequence[str]) -> History:
     history = surrogate.history
     if not pending or not len(history):
         return history
-    scores = np.array([history.scores[i] for i in surrogate.kept])
+    scores = surrogate.kept_scores
     y = normal_scores(scores, len(scores))
     mean, _ = surrogate.posterior(pending)
     order = np.argsort(y)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from lmsearcher_local.candidates.history import HISTORY_CAP, History
-from lmsearcher_local.candidates.limits import Points, broken, excess, ranked
+from lmsearcher_local.candidates.limits import Points, breaks_limits, excess, rank_scores
 
 FAR = 1e100  # violations are brought within it: their squares are finite
 NONE: Mapping[str, float] = MappingProxyType({})
@@ -18,10 +18,8 @@ class Told:
     """Values of codes. Told again, a code keeps its place, and its score is the mean of its values.
 
     A trial is placed by its number, so that several at once may end in any order. Nothing here takes longer the more
-    was told, but for ``history``; where there are limits, nothing but ``tell`` does.
-
-    Args:
-        sign: 1 where values are maximised, -1 where they are minimised; a score is a value times the sign.
+    was told, but for ``history``; where there are limits, nothing but ``tell`` does. A score is a value times the
+    ``sign``: 1 where values are maximised, -1 where they are minimised.
     """
 
     def __init__(self, sign: float) -> None:
@@ -67,7 +65,7 @@ class Told:
 
     @property
     def history(self) -> History:
-        """All of it. What breaks a limit lies below all that hold, see ``limits.ranked``."""
+        """All of it. What breaks a limit lies below all that hold, see ``limits.rank_scores``."""
         return self._history(self._numbers)
 
     @property
@@ -108,7 +106,7 @@ class Told:
             code, score = self._scored[self._ranked[0][1]]
             return code, self.sign * score
         codes, scores, violations = self._points(self._numbers)
-        holds = np.flatnonzero(~broken(violations))
+        holds = np.flatnonzero(~breaks_limits(violations))
         if not len(holds):
             return None
         best = holds[np.argmax(scores[holds])]
@@ -123,15 +121,12 @@ class Told:
         return codes[least], {limit: amount for limit, amount in amounts if amount > 0}
 
     def _history(self, numbers: list[int]) -> History:
-        if self._violations:
-            codes, scores, violations = self._points(numbers)
-            return History(codes, tuple(ranked(scores, violations).tolist()))
-        scored = [self._scored[number] for number in numbers]
-        return History(tuple(code for code, _ in scored), tuple(score for _, score in scored))
+        codes, scores, violations = self._points(numbers)
+        return History(codes, tuple(rank_scores(scores, violations).tolist()))
 
     def _points(self, numbers: list[int]) -> Points:
         codes = tuple(self._scored[number][0] for number in numbers)
         scores = np.array([self._scored[number][1] for number in numbers])
-        known = [[self._violations[limit].get(code) for limit in self.limits] for code in codes]
-        means = [[math.fsum(found.values()) / len(found) if found else math.nan for found in row] for row in known]
+        known = [self._violations[limit].get(code) for code in codes for limit in self.limits]
+        means = [math.fsum(found.values()) / len(found) if found else math.nan for found in known]
         return Points(codes, scores, np.array(means).reshape(len(codes), len(self.limits)))

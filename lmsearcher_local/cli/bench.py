@@ -59,11 +59,11 @@ def bench(
             "prefill": throughput.prefill(ranker),
         }
         for row in throughput.measure(ranker, ways, list(product(history, pool, batch)), repeats):
-            click.echo(throughput.line(row))
+            click.echo(throughput.format_row(row))
             rows.append(row)
         rows.append(throughput.search(ranker))
         rows.append({"what": "memory", "peak_bytes": throughput.peak_memory()})
     for row in (rows[0], *rows[-2:]):
-        click.echo(throughput.line(row))
+        click.echo(throughput.format_row(row))
     if out:
-        throughput.write(out, rows)
+        throughput.write_rows(out, rows)

@@ -116,10 +116,11 @@ class Form(NamedTuple):
 
 def forms(checkpoint: "Checkpoint") -> list[Form]:
     """The forms in which a checkpoint can be had, as it is first; sizes from the headers of its weights."""
-    from lmsearcher_local.model.checkpoint import DTYPE_BYTES, tensors
-    from lmsearcher_local.model.trim import VOCABULARY_ROWS, kept_tokens
+    from lmsearcher_local.model.checkpoint import DTYPE_BYTES
+    from lmsearcher_local.model.trim import kept_tokens
+    from lmsearcher_local.model.weights import VOCABULARY_ROWS, tensors
 
-    held = [item for file in checkpoint.weights for item in tensors(file)[0].items()]
+    held = [item for file in checkpoint.weights for item in tensors(file).items()]
     whole = sum(tensor.size for _, tensor in held)
     found = [Form(f"as it is ({checkpoint.quantization or checkpoint.dtype})", whole, checkpoint.token_bytes)]
     if checkpoint.quantization or checkpoint.profile.codec != "text":

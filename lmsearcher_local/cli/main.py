@@ -34,7 +34,7 @@ COMMANDS = {  # name -> module, imported when used
     "report": "lmsearcher_local.report.page",
     "search": "lmsearcher_local.cli.search",
     "train": "lmsearcher_local.cli.training",
-    "trim": "lmsearcher_local.model.trim",
+    "trim": "lmsearcher_local.cli.trim",
     "verify": "lmsearcher_local.shipping.bundle",
 }
 

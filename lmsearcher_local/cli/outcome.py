@@ -16,13 +16,13 @@ LINES = 20  # of a front on the terminal
 
 def draw(result: "Result", picture: Path, shown: Path, title: str, table: "Table | None") -> None:
     """Write the search's picture, which is called ``shown`` where it cannot be written."""
-    from lmsearcher_local.presets.drawing import saved
+    from lmsearcher_local.presets.drawing import save_figure
     from lmsearcher_local.report.figures import draw_result
 
     label = table.metric if table else "value"
     optimum = table.optimum[1] if table and not result.limits else None
     try:
-        saved(draw_result(result, title, label, optimum), picture, dpi=150)
+        save_figure(draw_result(result, title, label, optimum), picture, dpi=150)
     except OSError as error:
         raise click.ClickException(f"cannot write {shown}: {error.strerror}; the results are kept") from error
 

@@ -9,7 +9,7 @@ import click
 from lmsearcher_local.system.plain import amount
 
 if TYPE_CHECKING:
-    from lmsearcher_local.presets.base import Preset
+    from lmsearcher_local.presets.registry import Preset
 
 
 @click.command()

@@ -17,7 +17,7 @@ from lmsearcher_local.cli.inputs import choose_objective, read_first_codes, read
 from lmsearcher_local.cli.main import choose_direction, choose_space, model_options, space_options
 from lmsearcher_local.cli.outcome import draw, report
 from lmsearcher_local.cli.progress import progress
-from lmsearcher_local.search.options import DEFAULTS, help_of
+from lmsearcher_local.search.options import DEFAULTS, MEANINGS
 from lmsearcher_local.system.plain import plain, quantity
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ use; 130 Ctrl-C; 128 + N another signal N. After 1, 130 and 128 + N, --resume go
 def search_option(name: str, kind: click.ParamType) -> Callable[..., Any]:
     """One of ``SearchOptions`` on the command line."""
     default, flag = getattr(DEFAULTS, name), "--" + name.replace("_", "-")
-    return click.option(flag, type=kind, default=default, show_default=True, help=help_of(name))
+    return click.option(flag, type=kind, default=default, show_default=True, help=MEANINGS[name])
 
 
 @click.command(help=HELP)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from lmsearcher_local.errors import CheckpointError, brief
+from lmsearcher_local.model.weights import check_whole, fingerprint, tensors
 from lmsearcher_local.system.folders import read_json
 
 if TYPE_CHECKING:
@@ -48,14 +49,8 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
-def adapted(base: "Checkpoint", folder: Path) -> "Checkpoint":
-    """The checkpoint that an adapter makes of its base.
-
-    Raises:
-        CheckpointError: the adapter is damaged, not of this base, or of another kind.
-    """
-    from lmsearcher_local.model.checkpoint import fingerprint
-
+def add_adapter(base: "Checkpoint", folder: Path) -> "Checkpoint":
+    """The checkpoint that an adapter makes of its base; a ``CheckpointError`` where it cannot."""
     if base.quantization:
         raise CheckpointError(
             f"{base.path} is quantised ({base.quantization}); an adapter needs the plain weights it was made from"
@@ -79,8 +74,6 @@ def merge(model: Any, adapter: Adapter) -> None:
 
 
 def _load(folder: Path, base: "Checkpoint") -> Adapter:
-    from lmsearcher_local.model.checkpoint import tensors
-
     file = folder / WEIGHTS
     config = read_json(folder / CONFIG)
     _check_kind(folder / CONFIG, config)
@@ -89,27 +82,22 @@ def _load(folder: Path, base: "Checkpoint") -> Adapter:
         if pickled:
             raise CheckpointError(f"{pickled} can run code when it is read; convert it to safetensors")
         raise CheckpointError(f"the adapter's weights {file} do not exist")
+    check_whole(file)
+    whole = {name: tensor.shape for weights in base.weights for name, tensor in tensors(weights).items()}
+    modules = _modules(file, {name: tensor.shape for name, tensor in tensors(file).items()}, whole)
+    scales: dict[str, float] = {}
     try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
-    whole = {name: tensor.shape for weights in base.weights for name, tensor in tensors(weights)[0].items()}
-    held = {name: tensor.shape for name, tensor in tensors(file)[0].items()}
-    modules = _modules(file, held, whole)
-    try:
-        ranks = {module: _pattern(config.get("rank_pattern"), module, config["r"]) for module in modules}
-        alphas = {module: _pattern(config.get("alpha_pattern"), module, config["lora_alpha"]) for module in modules}
-        scales = {
-            module: float(alphas[module]) / ranks[module] ** (0.5 if config.get("use_rslora") else 1)
-            for module in modules
-        }
+        root = 0.5 if config.get("use_rslora") else 1
         largest = max(config["r"], *(config.get("rank_pattern") or {}).values(), 1)
+        for module, held in modules.items():
+            rank = _pattern(config.get("rank_pattern"), module, config["r"])
+            if rank != held:
+                raise CheckpointError(f"{file} has rank {held} at {module}, where {CONFIG} says {brief(rank)}")
+            scales[module] = float(_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])) / rank**root
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
         raise CheckpointError(f"{folder / CONFIG} lacks a usable r, lora_alpha or pattern ({error})") from error
-    for module, rank in modules.items():
-        if rank != ranks[module]:
-            raise CheckpointError(f"{file} has rank {rank} at {module}, where {CONFIG} says {brief(ranks[module])}")
     if largest > RANKS[-1]:
         raise CheckpointError(f"{folder / CONFIG} has rank {largest:,}; the largest that can be loaded is {RANKS[-1]}")
     return Adapter(folder, min(rank for rank in RANKS if rank >= largest), scales)

@@ -3,24 +3,21 @@
 Nothing is downloaded, unpickled or run: hub names, pickled weights and remote code are refused.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from lmsearcher_local.errors import CheckpointError, brief
-from lmsearcher_local.model.adapter import Adapter, adapted, is_adapter
+from lmsearcher_local.model.adapter import Adapter, add_adapter, is_adapter
 from lmsearcher_local.model.codecs.base import Codec
 from lmsearcher_local.model.codecs.chat import FILES, MONTHS, Frame, own_frame
 from lmsearcher_local.model.codecs.registry import CODECS, TABLE
 from lmsearcher_local.model.codecs.text import TEMPLATES, published_frame
-from lmsearcher_local.model.quantization import quantised, refuse_gguf
-from lmsearcher_local.system.documents import parse_json
+from lmsearcher_local.model.quantization import quantise, refuse_gguf
+from lmsearcher_local.model.weights import check_whole, fingerprint
 from lmsearcher_local.system.folders import absence, read_json
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "small"
@@ -28,7 +25,6 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONTEXT_CAP = 20480  # tokens; the published training cut off there, and a longer context only costs memory
 OWN = "own"  # the chat template that the folder brings
 SMALL = ("config.json", "lmsearcher.json", "tokenizer.json", TABLE)  # files that count beside the weights
-FINGERPRINT_BYTES = 1 << 20  # read from each end of a weights file: 16 GB are not hashed at each start
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +56,11 @@ class Profile:
 class Checkpoint:
     """A checked checkpoint folder.
 
-    ``weights`` are its safetensors files; ``quantization`` is the method that vLLM reads them with, as the folder
-    names it (``fp8``, ``awq``, ``gptq``, …), or ``None``.
+    ``weights`` are its safetensors files. ``quantization`` is the method that the folder names (``fp8``, ``awq``, …).
     ``context`` is the longest prompt, in tokens or rows. ``weight_bytes`` (a codec's table counts) and ``token_bytes``
-    (keys and values of one token) are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer;
-    ``memory.py`` plans what they take when loaded. ``identity`` is a fingerprint of configuration, profile, weights,
-    and tokenizer or codec's table.
-    ``adapter`` is what is added to the weights, ``at_load`` how vLLM quantises them (``fp8``), each or ``None``.
+    (keys and values of one token) are memory in bytes, ``hidden`` and ``intermediate`` the widths of a layer.
+    ``identity`` is a fingerprint of all that decides its answers. ``adapter`` is what is added to the weights,
+    ``at_load`` how vLLM quantises them (``fp8``), each or ``None``.
     """
 
     path: Path
@@ -85,11 +79,7 @@ class Checkpoint:
     at_load: str | None = None
 
     def codec(self) -> Codec:
-        """The codec that this checkpoint was trained for.
-
-        Raises:
-            CheckpointError: the tokenizer is missing or unfit, or the vocabulary is not the codec's.
-        """
+        """The codec that this checkpoint was trained for; a ``CheckpointError`` where its files do not fit it."""
         return CODECS[self.profile.codec].load(self)
 
     @property
@@ -98,22 +88,12 @@ class Checkpoint:
         return CODECS[self.profile.codec].rows
 
     def frame(self) -> Frame:
-        """What stands around the message of a text checkpoint's prompt.
-
-        Raises:
-            CheckpointError: the folder's own chat template cannot be used.
-        """
-        profile = self.profile
-        if profile.template == OWN:
-            return own_frame(self.path, profile.date)
-        return published_frame(profile.template, profile.date)
+        """What stands around the message of a text checkpoint's prompt; the folder's own template may be refused."""
+        template, date = self.profile.template, self.profile.date
+        return own_frame(self.path, date) if template == OWN else published_frame(template, date)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of a text checkpoint.
-
-        Raises:
-            CheckpointError: it is missing or another model's.
-        """
+        """The tokenizer of a text checkpoint; a ``CheckpointError`` where it is missing or another model's."""
         file = self.path / "tokenizer.json"
         try:
             tokenizer: Tokenizer = Tokenizer.from_file(str(file))
@@ -152,8 +132,8 @@ def load_checkpoint(
     if base is not None and not is_adapter(folder):
         raise CheckpointError(f"a base is for a LoRA adapter, and {folder} is none: it has no adapter_config.json")
     # A profile beside an adapter goes before its base's.
-    found = adapted(_described(Path(base), _profile(folder)), folder) if base is not None else _described(folder)
-    return quantised(found, quantization) if quantization is not None else found
+    found = _describe(folder) if base is None else add_adapter(_describe(Path(base), _read_profile(folder)), folder)
+    return found if quantization is None else quantise(found, quantization)
 
 
 def _check_folder(folder: Path) -> None:
@@ -167,14 +147,14 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(f"the checkpoint folder {folder} {absence(folder)}")
 
 
-def _described(folder: Path, profile: Profile | None = None) -> Checkpoint:
+def _describe(folder: Path, profile: Profile | None = None) -> Checkpoint:
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks for remote code (auto_map in config.json), which is never run")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not any(str(name).endswith("ForCausalLM") for name in architectures):
         raise CheckpointError(f"{folder} is no causal language model: architectures is {brief(architectures)}")
-    weights = _weights(folder)
+    weights = _find_weights(folder)
     try:
         heads = int(config["num_attention_heads"])
         head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
@@ -190,7 +170,7 @@ def _described(folder: Path, profile: Profile | None = None) -> Checkpoint:
     sizes = (token_bytes, context, vocabulary, hidden, intermediate)
     if min(sizes) < 1 or max(sizes) > 1 << 40:
         raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
-    profile = profile or _profile(folder) or Profile()
+    profile = profile or _read_profile(folder) or Profile()
     names = SMALL + (FILES if profile.template == OWN else ())
     return Checkpoint(
         path=folder,
@@ -208,33 +188,7 @@ def _described(folder: Path, profile: Profile | None = None) -> Checkpoint:
     )
 
 
-class Tensor(NamedTuple):
-    """Where a safetensors file holds a tensor: ``size`` bytes from byte ``start`` of the file on."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-
-def tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a checked safetensors file, in the order of their bytes, and its metadata.
-
-    Only the header is read. The format: eight bytes of length (little endian), that many of JSON, then the tensors
-    (https://github.com/huggingface/safetensors).
-    """
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = parse_json(stream.read(length).decode())
-    metadata = header.pop("__metadata__", {})
-    found = {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, end = entry["data_offsets"]
-        found[name] = Tensor(entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
-    return found, metadata
-
-
-def _weights(folder: Path) -> list[Path]:
+def _find_weights(folder: Path) -> list[Path]:
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -253,11 +207,7 @@ def _weights(folder: Path) -> list[Path]:
             )
         raise CheckpointError(f"{folder} holds no .safetensors weights")
     for file in weights:
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
+        check_whole(file)
     return weights
 
 
@@ -271,7 +221,7 @@ def _method(config: dict[str, Any]) -> str | None:
     return str(settings.get("quant_method") or "a method without a name")
 
 
-def _profile(folder: Path) -> Profile | None:
+def _read_profile(folder: Path) -> Profile | None:
     file = folder / "lmsearcher.json"
     if not file.exists():
         return None
@@ -284,17 +234,3 @@ def _profile(folder: Path) -> Profile | None:
         return Profile(**content)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-
-
-def fingerprint(files: Iterable[Path]) -> str:
-    """Of names, sizes, and the first and last bytes of those files that exist."""
-    digest = hashlib.sha256()
-    for file in files:
-        if not file.exists():
-            continue
-        with file.open("rb") as stream:
-            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-            digest.update(stream.read(FINGERPRINT_BYTES))
-            stream.seek(max(stream.tell(), file.stat().st_size - FINGERPRINT_BYTES))
-            digest.update(stream.read())
-    return digest.hexdigest()[:16]

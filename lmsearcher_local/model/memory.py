@@ -81,36 +81,28 @@ def plan_memory(
     block = BLOCK_CARD if card else BLOCK
     context = checkpoint.context
     if prompt is not None:
-        context = min(context, _up(prompt + prompt // SLACK + 1, STEP))
-    one = blocks(context, block) * block * token_bytes
+        longest = prompt + prompt // SLACK + 1
+        context = min(context, longest + -longest % STEP)
+    least_cache = blocks(context, block) * block * token_bytes
     if cache_bytes is None:
         several = PROMPTS_CACHED * checkpoint.context * token_bytes
         cache_bytes = max(CACHE_FLOOR, min(several, _within(CACHE_ROOM - weights, *CACHE_BUDGET)))
-    cache = max(one, cache_bytes - cache_bytes % (block * token_bytes))
+    cache = max(least_cache, cache_bytes - cache_bytes % (block * token_bytes))
     width = DTYPE_BYTES.get(checkpoint.dtype, 2)
     token = (2 * checkpoint.hidden + 3 * checkpoint.intermediate) * width  # residual, norm, gate and up, their product
     logits = 4 * checkpoint.vocabulary  # of one question
     copied = 0  # bytes a token: on a processor vLLM copies an adapter's factors for each, once more in float32
     if checkpoint.adapter and not card:
         copied = checkpoint.adapter.rank * max(checkpoint.hidden, checkpoint.intermediate) * (width + 4)
-    batch_tokens = _power_of_two(_within(BATCH_BUDGET // (token + copied), *BATCH_TOKENS))
+    batch_tokens = 1 << _within(BATCH_BUDGET // (token + copied), *BATCH_TOKENS).bit_length() - 1  # a power of two
     sequences = _within(LOGITS_BUDGET // logits, *SEQUENCES)
     working = batch_tokens * (token + copied) + 2 * sequences * logits  # logits, and their logarithms
     if checkpoint.reads_rows:
         working += batch_tokens * checkpoint.hidden * width  # the rows of a step, in a buffer of vLLM's own
     if not card:  # where vLLM keeps embedding and head a second time, as its kernels read them, even where they are one
         working += 2 * checkpoint.vocabulary * checkpoint.hidden * width
-    return MemoryPlan(
-        context=context,
-        block=block,
-        batch_tokens=batch_tokens,
-        sequences=sequences,
-        weights=weights,
-        cache=cache,
-        least_cache=one,
-        working=working,
-        runtime=RUNTIME_CARD if card else RUNTIME + TOKEN * checkpoint.vocabulary,
-    )
+    runtime = RUNTIME_CARD if card else RUNTIME + TOKEN * checkpoint.vocabulary
+    return MemoryPlan(context, block, batch_tokens, sequences, weights, cache, least_cache, working, runtime)
 
 
 def blocks(tokens: int, block: int) -> int:
@@ -118,13 +110,5 @@ def blocks(tokens: int, block: int) -> int:
     return -(-tokens // block) + 1
 
 
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
 def _within(value: int, least: int, most: int) -> int:
     return max(least, min(value, most))
-
-
-def _power_of_two(value: int) -> int:
-    return 1 << value.bit_length() - 1

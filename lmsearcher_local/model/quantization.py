@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.errors import CheckpointError, brief
+from lmsearcher_local.model.weights import VOCABULARY_ROWS, tensors
 from lmsearcher_local.system.folders import read_json
 
 if TYPE_CHECKING:
@@ -24,16 +25,9 @@ BITSANDBYTES = (
 
 
 def refuse_gguf(path: Path) -> None:
-    """Say what to do with GGUF weights.
-
-    Raises:
-        CheckpointError: the path is such a file, or a folder with no other weights.
-    """
-    if path.is_file() and path.suffix == ".gguf":
-        file: Path | None = path
-    else:
-        file = None if next(path.glob("*.safetensors"), None) else next(path.glob("*.gguf"), None)
-    if file:
+    """Say what to do with a GGUF file, or a folder with no other weights, in a ``CheckpointError``."""
+    file = path if path.is_file() and path.suffix == ".gguf" else next(path.glob("*.gguf"), None)
+    if file and not next(path.glob("*.safetensors"), None):
         raise CheckpointError(
             f"{file} is GGUF, which is not read; take the safetensors folder that it was made from, or write one with"
             f" transformers: AutoModelForCausalLM.from_pretrained({str(file.parent)!r}, gguf_file={file.name!r})"
@@ -41,15 +35,11 @@ def refuse_gguf(path: Path) -> None:
         )
 
 
-def quantised(checkpoint: "Checkpoint", method: str) -> "Checkpoint":
+def quantise(checkpoint: "Checkpoint", method: str) -> "Checkpoint":
     """The checkpoint as vLLM quantises it while it loads: another identity, because it answers otherwise.
 
-    Raises:
-        CheckpointError: the method is none, or the folder is quantised already or not of 16 bits.
+    A ``CheckpointError`` where there is no such method, or the folder is quantised already or not of 16 bits.
     """
-    from lmsearcher_local.model.checkpoint import tensors
-    from lmsearcher_local.model.trim import VOCABULARY_ROWS
-
     if method not in AT_LOAD:
         raise CheckpointError(f"quantization is one of {', '.join(AT_LOAD)}, not {brief(method)}")
     if checkpoint.quantization:
@@ -58,27 +48,21 @@ def quantised(checkpoint: "Checkpoint", method: str) -> "Checkpoint":
         raise CheckpointError(
             f"{method} is made of bfloat16 or float16 weights, and {checkpoint.path} has {checkpoint.dtype}"
         )
-    held = [item for file in checkpoint.weights for item in tensors(file)[0].items()]
+    held = [item for file in checkpoint.weights for item in tensors(file).items()]
     layers = [tensor for name, tensor in held if len(tensor.shape) == 2 and not name.endswith(VOCABULARY_ROWS)]
     saved = sum(math.prod(tensor.shape) - 4 * tensor.shape[0] for tensor in layers)  # a float32 scale for each row
-    return replace(
-        checkpoint,
-        at_load=method,
-        weight_bytes=checkpoint.weight_bytes - saved,
-        identity=f"{checkpoint.identity}+{method}",
-    )
+    size, identity = checkpoint.weight_bytes - saved, f"{checkpoint.identity}+{method}"
+    return replace(checkpoint, at_load=method, weight_bytes=size, identity=identity)
 
 
 def unsupported(checkpoint: "Checkpoint", engine: str) -> str | None:
     """Why an engine cannot load a checkpoint's kind of weights on this machine, and what to do; ``None``: it can."""
-    from lmsearcher_local.model.checkpoint import tensors
-
     path, method = checkpoint.path, checkpoint.quantization
     if method == "bitsandbytes":
         return f"{path}: {BITSANDBYTES}"
     if method and method not in READ:
         return f"{path} is quantised with {method}, which is not read here; what is read: {', '.join(READ)}"
-    kinds = {tensor.dtype for file in checkpoint.weights for tensor in tensors(file)[0].values()}
+    kinds = {tensor.dtype for file in checkpoint.weights for tensor in tensors(file).values()}
     if not method and (packed := sorted(kinds - {*PLAIN})):
         return f"{path} holds weights of type {packed[0]}, and its config.json names no quantization_config"
     kind = method or checkpoint.at_load
@@ -90,7 +74,8 @@ def unsupported(checkpoint: "Checkpoint", engine: str) -> str | None:
     if card is not None and card < OLDEST:
         return f"weights of {kind} need a GPU of compute capability 7.5 or later"
     settings = read_json(path / "config.json").get("quantization_config") or {}
-    if method == "gptq" and not _is_read(settings):
+    ordered = settings.get("desc_act") and settings.get("group_size") != -1
+    if method == "gptq" and (settings.get("bits") not in (4, 8) or settings.get("sym") is not True or ordered):
         return f"vLLM reads GPTQ weights of 4 or 8 bits with sym=true and desc_act=false; {path} has others"
     if method and card is None and not _on_processor(method, settings):
         return f"{path} is quantised ({method}) in a form that vLLM reads on a GPU only; take the plain folder here"
@@ -104,11 +89,6 @@ def capability() -> tuple[int, int] | None:
     except ImportError:  # the engine says so, in its own words
         return None
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-
-
-def _is_read(gptq: dict[str, Any]) -> bool:
-    ordered = gptq.get("desc_act") and gptq.get("group_size") != -1
-    return gptq.get("bits") in (4, 8) and gptq.get("sym") is True and not ordered
 
 
 def _on_processor(method: str, settings: dict[str, Any]) -> bool:

@@ -90,7 +90,7 @@ class Ranker:
             PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.
             EngineError: the model answered with something that is no probability.
         """
-        finals, lost = self._finals(tasks, temperature)
+        finals, lost = self._play(tasks, temperature)
         return [
             Ranking((*ranking.pool, *rest), np.append(ranking.log_probs, np.full(len(rest), -np.inf)), ranking.greedy)
             for ranking, rest in zip(self._rank(finals, temperature), lost, strict=True)
@@ -113,33 +113,28 @@ class Ranker:
             PromptError, EngineError: as :meth:`rank` does.
         """
         scale = temperature or 1.0
-        finals, _ = self._finals(tasks, scale)
-        tries = [TokenTrie(self.codec.answers(space, pool.codes)) for space, _, pool in finals]
-        pairs = zip(finals, tries, strict=True)
-        prompts: list[Prefix] = [self._prompt(task, trie) if trie.branches else [] for task, trie in pairs]
+        finals, _ = self._play(tasks, scale)
+        tries, prompts = self._tries_and_prompts(finals)
         left = [tuple(range(trie.size)) for trie in tries]
         log_probs = [0.0] * len(finals)
         while going := [i for i, leaves in enumerate(left) if len(leaves) > 1]:
             asked = [(prompts[i], tries[i].branch_of(left[i])) for i in going]
             answers = self._ask(asked)
             draws = [rngs[i].gumbel(size=len(tries[i].branch_of(left[i]).tokens)) if temperature else 0 for i in going]
-            margins = [_margin(log_softmax(values / scale) + draw) for values, draw in zip(answers, draws, strict=True)]
-            answers = self._again(asked, answers, [margin <= self.engine.noise / scale for margin in margins])
+            chances = [log_softmax(values / scale) + draw for values, draw in zip(answers, draws, strict=True)]
+            answers = self._ask_again(asked, answers, [_margin(one) <= self.engine.noise / scale for one in chances])
             for i, (_, branch), values, draw in zip(going, asked, answers, draws, strict=True):
-                chances = log_softmax(values / scale)
-                child = int(np.argmax(chances + draw))
+                own = log_softmax(values / scale)
+                child = int(np.argmax(own + draw))
                 left[i] = branch.leaves[child]
-                log_probs[i] += float(chances[child])
-        return [
-            Pick(task.pool.codes[leaf], value) for task, (leaf,), value in zip(finals, left, log_probs, strict=True)
-        ]
+                log_probs[i] += float(own[child])
+        leaves = [task.pool.codes[leaf] for task, (leaf,) in zip(finals, left, strict=True)]
+        return [Pick(*answer) for answer in zip(leaves, log_probs, strict=True)]
 
     def score_chances(self, pools: Sequence[Pool]) -> np.ndarray | None:
-        """How likely each score bin of the codec is for the candidates of these pools, one after the other, in one
-        engine call: float64 ``[candidates, bins]``; nothing where the model predicts no scores.
+        """How likely each score bin of the codec is for the candidates of these pools, one after the other.
 
-        Raises:
-            EngineError: the model answered with something that is no probability.
+        One engine call: float64 ``[candidates, bins]``; nothing where the model predicts no scores.
         """
         if not isinstance(codec := self.codec, ScoreCodec):
             return None
@@ -149,7 +144,7 @@ class Ranker:
         self.wake_up()
         return np.exp([log_softmax(answer) for answer in self.engine.log_probs(questions)])
 
-    def _finals(self, tasks: Sequence[Task], temperature: float) -> tuple[list[Task], list[list[str]]]:
+    def _play(self, tasks: Sequence[Task], temperature: float) -> tuple[list[Task], list[list[str]]]:
         """The tasks with pools that one prompt holds, and for each the candidates that a tournament left behind."""
         for task in tasks:
             if len(set(task.pool.codes)) < len(task.pool):
@@ -157,17 +152,16 @@ class Ranker:
         running = list(tasks)
         lost: list[list[str]] = [[] for _ in tasks]
         while large := [i for i, task in enumerate(running) if len(task.pool) > self.codec.max_pool]:
-            groups = [
-                (i, running[i].pool.take(places))
-                for i in large
-                for places in _dealt(len(running[i].pool), self.codec.group)
-            ]
-            rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature, _going_on)
+            groups = []
+            for i in large:  # dealt out into groups that differ by one at most
+                size, count = len(running[i].pool), -(-len(running[i].pool) // self.codec.group)
+                groups += [(i, running[i].pool.take(range(start, size, count))) for start in range(count)]
+            rankings = self._rank([running[i]._replace(pool=group) for i, group in groups], temperature, _survivors)
             for i in large:
                 orders = [ranking.order() for (owner, _), ranking in zip(groups, rankings, strict=True) if owner == i]
-                kept = _by_turns(order[: _going_on(order)] for order in orders)
+                kept = _interleave(order[: _survivors(order)] for order in orders)
                 going_on = set(kept)
-                lost[i] = [code for code in _by_turns(orders) if code not in going_on] + lost[i]
+                lost[i] = [code for code in _interleave(orders) if code not in going_on] + lost[i]
                 places = {code: place for place, code in enumerate(running[i].pool.codes)}
                 running[i] = running[i]._replace(pool=running[i].pool.take([places[code] for code in kept]))
         return running, lost
@@ -177,39 +171,35 @@ class Ranker:
     ) -> list[Ranking]:
         """Rank pools that one prompt holds.
 
-        Args:
-            certain: of a pool, how many of the first ones are to be those of cold answers, in their order.
+        Of each pool the first ``certain(pool)`` candidates are those of cold answers, in their order.
         """
-        tries = [TokenTrie(self.codec.answers(space, pool.codes)) for space, _, pool in tasks]
-        asked, owners = [], []
-        for i, (task, trie) in enumerate(zip(tasks, tries, strict=True)):
-            if trie.branches:  # else a pool of one: nothing to ask
-                prompt = self._prompt(task, trie)
-                asked += [(prompt, branch) for branch in trie.branches]
-                owners += [i] * len(trie.branches)
+        tries, prompts = self._tries_and_prompts(tasks)
+        owners = [i for i, trie in enumerate(tries) for _ in trie.branches]
+        asked = [(prompts[i], branch) for i, trie in enumerate(tries) for branch in trie.branches]
         answers = self._ask(asked)
         rankings = _rankings(tasks, tries, answers, temperature)
-        if self.engine.noise:
-            close = [
-                _least_gap(ranking.log_probs, certain(task.pool)) <= self.engine.noise / temperature * trie.gaps
-                for task, trie, ranking in zip(tasks, tries, rankings, strict=True)
-            ]
-            answers = self._again(asked, answers, [close[i] for i in owners])
+        if noise := self.engine.noise / temperature:
+            parts = zip(tasks, tries, rankings, strict=True)
+            close = [_least_gap(one.log_probs, certain(task.pool)) <= noise * trie.gaps for task, trie, one in parts]
+            answers = self._ask_again(asked, answers, [close[i] for i in owners])
             rankings = _rankings(tasks, tries, answers, temperature)
         return rankings
 
-    def _prompt(self, task: Task, trie: TokenTrie) -> Prefix:
-        """The task's prompt, which leaves room for the answers."""
-        prompt = self.codec.prompt(*task)
-        longest = len(prompt) + max(len(branch.path) for branch in trie.branches)
-        if longest > self.engine.max_length:
-            raise PromptError(
-                f"{len(task.history)} trials and {len(task.pool)} candidates make a prompt of {longest} tokens;"
-                f" as loaded, this checkpoint reads {self.engine.max_length}"
-            )
-        return prompt
+    def _tries_and_prompts(self, tasks: Sequence[Task]) -> tuple[list[TokenTrie], list[Prefix]]:
+        """Each task's trie and its prompt, which leaves room for the answers; none for a pool of one."""
+        tries = [TokenTrie(self.codec.answers(space, pool.codes)) for space, _, pool in tasks]
+        prompts: list[Prefix] = []
+        for task, trie in zip(tasks, tries, strict=True):
+            prompts.append(self.codec.prompt(*task) if trie.branches else [])
+            longest = len(prompts[-1]) + max((len(branch.path) for branch in trie.branches), default=0)
+            if longest > self.engine.max_length:
+                raise PromptError(
+                    f"{len(task.history)} trials and {len(task.pool)} candidates make a prompt of {longest} tokens;"
+                    f" as loaded, this checkpoint reads {self.engine.max_length}"
+                )
+        return tries, prompts
 
-    def _again(
+    def _ask_again(
         self, branches: Sequence[tuple[Prefix, Branch]], answers: Sequence[np.ndarray], close: Sequence[bool]
     ) -> list[np.ndarray]:
         """The answers, but those that are close asked again cold, where the engine is not exact."""
@@ -243,11 +233,7 @@ class Ranker:
         return answers
 
     def check(self, space: SearchSpace, pool_size: int) -> None:
-        """Make sure that a full history and a pool of this space fit the checkpoint, before a search starts.
-
-        Raises:
-            PromptError: they do not.
-        """
+        """Refuse, with a ``PromptError``, a space whose full history and pool do not fit the checkpoint."""
         length = self.codec.longest_prompt(space, pool_size)
         if length > self.engine.max_length:
             raise PromptError(
@@ -282,17 +268,11 @@ def _least_gap(log_probs: np.ndarray, first: int) -> float:
     return float(gaps.min(initial=np.inf))
 
 
-def _going_on(group: Sized) -> int:
+def _survivors(group: Sized) -> int:
     """How many of a tournament's group the next round sees."""
     return max(1, len(group) // 4)
 
 
-def _dealt(n: int, size: int) -> list[range]:
-    """The places of a pool of ``n`` dealt out into groups of at most ``size`` that differ by one at most."""
-    groups = -(-n // size)
-    return [range(i, n, groups) for i in range(groups)]
-
-
-def _by_turns(orders: Iterable[Sequence[str]]) -> list[str]:
+def _interleave(orders: Iterable[Sequence[str]]) -> list[str]:
     """The first of each, then the second of each, and so on."""
     return [code for turn in zip_longest(*orders) for code in turn if code is not None]

@@ -11,8 +11,7 @@ Gpu = Literal["shared", "kept"]
 def shares(gpu: Gpu | None, engine: Engine, *, useful: bool = True) -> bool:
     """Whether to take the model off the card: as asked for, by default where the engine can and it is useful.
 
-    Raises:
-        StudyError: it is asked for, and the engine cannot.
+    A ``StudyError`` where it is asked for, and the engine cannot.
     """
     if gpu not in (None, "shared", "kept"):
         raise ValueError(f"gpu is 'shared' or 'kept', not {gpu!r}")

@@ -58,11 +58,8 @@ class TokenTrie:
     def log_probs(self, answers: Sequence[np.ndarray], temperature: float = 1.0) -> np.ndarray:
         """Log-probability that constrained sampling at ``temperature`` returns each leaf, float64 ``[size]``.
 
-        Args:
-            answers: for each branch the model's log-probabilities of its tokens, any additive constant allowed.
-
-        Raises:
-            EngineError: the model gave no finite log-probability at a node.
+        ``answers`` are for each branch the model's log-probabilities of its tokens, any additive constant allowed. An
+        ``EngineError`` where there is no finite one at a node.
         """
         total = np.zeros(self.size)
         for branch, values in zip(self.branches, answers, strict=True):
@@ -95,11 +92,7 @@ class TokenTrie:
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:
-    """Log-probabilities over the values given, float64; ``-inf`` is allowed, NaN and ``+inf`` are not.
-
-    Raises:
-        EngineError: NaN, ``+inf``, or no finite value.
-    """
+    """Log-probabilities over the values given, float64; an ``EngineError`` for NaN, ``+inf`` or nothing finite."""
     values = np.asarray(values, dtype=np.float64)
     top = values.max()
     if not np.isfinite(top):  # max is NaN where any value is

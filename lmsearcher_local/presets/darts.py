@@ -4,15 +4,13 @@ States 0 and 1 are the outputs of the two cells before, states 2 to 5 the nodes.
 parameter, so every code is a cell; node 2 has one possible pair and so no such parameter.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import Edge, draw_cell, new_figure
+from lmsearcher_local.presets.drawing import Edge, Figure, draw_cell, new_figure
 from lmsearcher_local.spaces.space import Configuration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "normal and reduction cell of an image classifier"
+SOURCE = "DARTS, arXiv 1806.09055"
 NODES = (2, 3, 4, 5)
 CELLS = {"normal": "normal", "reduce": "reduction"}
 STATES = ("c[k-2]", "c[k-1]", "2", "3", "4", "5")
@@ -43,7 +41,7 @@ def summary(configuration: Configuration) -> str:
     return "\n".join(lines)
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """Both cells, one above the other."""
     figure = new_figure(11, 14)
     genotype = architecture(configuration)
@@ -52,13 +50,3 @@ def draw(configuration: Configuration) -> "Figure":
         edges += [Edge(node, 6) for node in NODES]
         draw_cell(axes, [*STATES, "c[k]"], edges, f"DARTS, {name} cell")
     return figure
-
-
-PRESET = Preset(
-    "darts",
-    "normal and reduction cell of an image classifier",
-    "DARTS, arXiv 1806.09055",
-    architecture,
-    summary,
-    draw,
-)

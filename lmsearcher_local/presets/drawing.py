@@ -4,12 +4,14 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    import matplotlib.axes
+    import matplotlib.figure
 
+Axes: TypeAlias = "matplotlib.axes.Axes"  # imported when something is drawn
+Figure: TypeAlias = "matplotlib.figure.Figure"
 COLUMN, ROW, GAP = 3.4, 0.75, 0.55  # of a cell: between nodes, between edges into one node, between nodes' rows
 RADIUS, NEAR = 0.5, 0.95  # of a node; from its centre to where the arrows into it start
 COLOURS = {  # of operations, by what their names begin with
@@ -32,7 +34,7 @@ class Edge(NamedTuple):
     operation: str = ""
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> Figure:
     """A figure of that many inches, without a window system or pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,14 +44,14 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def saved(figure: "Figure", place: Path | IO[str], **options: Any) -> None:
+def save_figure(figure: Figure, place: Path | IO[str], **options: Any) -> None:
     """Write a figure; letters that no font here has are boxes, without a warning for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         figure.savefig(place, **options)
 
 
-def draw_cell(axes: "Axes", nodes: Sequence[str], edges: Sequence[Edge], title: str) -> None:
+def draw_cell(axes: Axes, nodes: Sequence[str], edges: Sequence[Edge], title: str) -> None:
     """Draw a cell with its nodes down the diagonal: an edge goes down from its source, then right into its target.
 
     That way no line ever crosses a label, whatever the cell is.
@@ -74,7 +76,7 @@ def draw_cell(axes: "Axes", nodes: Sequence[str], edges: Sequence[Edge], title: 
 
 
 def _draw_edge(
-    axes: "Axes", source: tuple[float, float], target: tuple[float, float], level: float, operation: str
+    axes: Axes, source: tuple[float, float], target: tuple[float, float], level: float, operation: str
 ) -> None:
     """Draw one edge that runs to the right at a height of its own."""
     end = target[0] - NEAR
@@ -85,11 +87,12 @@ def _draw_edge(
     tip = target[0] - NEAR / away, target[1] + (level - target[1]) / away
     axes.annotate("", tip, (end, level), arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **line}, zorder=1)
     if operation:
-        box = {"boxstyle": "round,pad=0.4", "facecolor": _colour(operation), "edgecolor": "0.45"}
+        colour = next((colour for start, colour in COLOURS.items() if operation.startswith(start)), CONVOLUTION)
+        box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "0.45"}
         axes.text(end - 0.95, level, operation, ha="center", va="center", fontsize=8, bbox=box)
 
 
-def draw_ranks(axes: "Axes", ranks: Mapping[str, Sequence[Any]], parts: Sequence[str], title: str) -> None:
+def draw_ranks(axes: Axes, ranks: Mapping[str, Sequence[Any]], parts: Sequence[str], title: str) -> None:
     """Draw the ranks of each block as bars, one per part of the block."""
     width = 0.8 / len(parts)
     for i, part in enumerate(parts):
@@ -104,7 +107,7 @@ def draw_ranks(axes: "Axes", ranks: Mapping[str, Sequence[Any]], parts: Sequence
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
-def draw_layers(axes: "Axes", widths: Sequence[Any], notes: Sequence[str], title: str) -> None:
+def draw_layers(axes: Axes, widths: Sequence[Any], notes: Sequence[str], title: str) -> None:
     """Draw a bar per layer, its height the layer's width, with a note in it."""
     bars = axes.bar(range(len(widths)), widths, color=CONVOLUTION, edgecolor="0.45")
     axes.bar_label(bars, labels=list(notes), label_type="center", fontsize="small")
@@ -112,7 +115,3 @@ def draw_layers(axes: "Axes", widths: Sequence[Any], notes: Sequence[str], title
     axes.set(xlabel="layer", title=title, xlim=(-0.6, 5.6), yticks=[0, 1024, 2048, 3072])
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-
-
-def _colour(operation: str) -> str:
-    return next((colour for start, colour in COLOURS.items() if operation.startswith(start)), CONVOLUTION)

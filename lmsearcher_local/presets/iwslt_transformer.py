@@ -5,15 +5,13 @@ nothing, so some codes name the same network. Attention to more than the last en
 is not among the paper's options and stays off.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import draw_layers, new_figure
+from lmsearcher_local.presets.drawing import Figure, draw_layers, new_figure
 from lmsearcher_local.spaces.space import Configuration, Option
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "widths, heads and decoder depth of a translation model"
+SOURCE = "HAT, arXiv 2005.14187, with the options of LM-Searcher"
 ENCODER_LAYERS = 6
 LAST_ENCODER_LAYER = -1  # HAT's number for attention to the last encoder layer alone
 
@@ -37,12 +35,12 @@ def architecture(configuration: Configuration) -> dict[str, Any]:
 
 def summary(configuration: Configuration) -> str:
     """The widths and heads of each half."""
-    layers = _layers(configuration)
     lines = []
-    for half, count, heads in (
-        ("encoder", ENCODER_LAYERS, ["heads"]),
-        ("decoder", layers, ["self_heads", "cross_heads"]),
-    ):
+    halves = {
+        "encoder": (ENCODER_LAYERS, ["heads"]),
+        "decoder": (_layers(configuration), ["self_heads", "cross_heads"]),
+    }
+    for half, (count, heads) in halves.items():
         lines.append(f"{half.capitalize()}: {count} layers of width {configuration[f'{half}_embed_dim']}")
         for name in ("ffn_dim", *heads):
             values = " ".join(f"{value:>4}" for value in _each(configuration, f"{half}_{name}", count))
@@ -50,29 +48,17 @@ def summary(configuration: Configuration) -> str:
     return "\n".join(lines)
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """The feed-forward widths as bars, the heads on them, encoder and decoder side by side."""
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2, sharey=True)
-    count = _layers(configuration)
-    heads = [f"{heads} heads" for heads in _each(configuration, "encoder_heads", ENCODER_LAYERS)]
-    draw_layers(
-        left,
-        _each(configuration, "encoder_ffn_dim", ENCODER_LAYERS),
-        heads,
-        f"encoder, width {configuration['encoder_embed_dim']}",
-    )
-    both = zip(
-        _each(configuration, "decoder_self_heads", count),
-        _each(configuration, "decoder_cross_heads", count),
-        strict=True,
-    )
-    draw_layers(
-        right,
-        _each(configuration, "decoder_ffn_dim", count),
-        [f"{own} self\n{cross} cross" for own, cross in both],
-        f"decoder, width {configuration['decoder_embed_dim']}",
-    )
+    layers = _layers(configuration)
+    heads = _each(configuration, "encoder_heads", ENCODER_LAYERS)
+    own, cross = (_each(configuration, f"decoder_{name}_heads", layers) for name in ("self", "cross"))
+    notes = [f"{a} self\n{b} cross" for a, b in zip(own, cross, strict=True)]
+    for axes, half, texts in ((left, "encoder", [f"{count} heads" for count in heads]), (right, "decoder", notes)):
+        widths = _each(configuration, f"{half}_ffn_dim", len(texts))
+        draw_layers(axes, widths, texts, f"{half}, width {configuration[f'{half}_embed_dim']}")
     left.set_ylabel("feed-forward width")
     return figure
 
@@ -83,13 +69,3 @@ def _layers(configuration: Configuration) -> int:
 
 def _each(configuration: Configuration, name: str, count: int) -> list[Option]:
     return [configuration[f"{name}_{i}"] for i in range(count)]
-
-
-PRESET = Preset(
-    "iwslt_transformer",
-    "widths, heads and decoder depth of a translation model",
-    "HAT, arXiv 2005.14187, with the options of LM-Searcher",
-    architecture,
-    summary,
-    draw,
-)

@@ -1,15 +1,11 @@
 """NAS-Bench-201: a cell of four nodes with one of five operations on each of its six edges."""
 
-from typing import TYPE_CHECKING
-
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import Edge, draw_cell, new_figure
+from lmsearcher_local.presets.drawing import Edge, Figure, draw_cell, new_figure
 from lmsearcher_local.presets.tables import nasbench201_string
 from lmsearcher_local.spaces.space import Configuration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "operations on the six edges of an image classification cell"
+SOURCE = "NAS-Bench-201, arXiv 2001.00326"
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # Op0 to Op5, in the benchmark's order
 
 
@@ -23,20 +19,10 @@ def summary(configuration: Configuration) -> str:
     return f"Cell: {architecture(configuration)}"
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """The cell; an edge with the operation ``none`` is left out."""
     figure = new_figure(6.5, 4.8)
     operations = [str(configuration[f"Op{i}"]) for i in range(len(EDGES))]
     edges = [Edge(*edge, operation) for edge, operation in zip(EDGES, operations, strict=True) if operation != "none"]
     draw_cell(figure.add_subplot(), ["in", "1", "2", "out"], edges, "NAS-Bench-201 cell")
     return figure
-
-
-PRESET = Preset(
-    "nasbench201",
-    "operations on the six edges of an image classification cell",
-    "NAS-Bench-201, arXiv 2001.00326",
-    architecture,
-    summary,
-    draw,
-)

@@ -3,15 +3,11 @@
 State 0 is the cell's input and state ``n`` the output of node ``n``. Of the 13,824 codes 8,242 are different networks.
 """
 
-from typing import TYPE_CHECKING
-
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import Edge, draw_cell, new_figure
+from lmsearcher_local.presets.drawing import Edge, Figure, draw_cell, new_figure
 from lmsearcher_local.spaces.space import Configuration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "operations and skip connections of a speech recognition cell"
+SOURCE = "NAS-Bench-ASR, ICLR 2021"
 OPERATIONS = ("linear", "conv5", "conv5d2", "conv7", "conv7d2", "zero")
 NODES = (1, 2, 3)
 
@@ -33,7 +29,7 @@ def summary(configuration: Configuration) -> str:
     return "\n".join(lines)
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """The cell; ``zero`` and skip connections that are not there are left out."""
     figure = new_figure(6.5, 4.8)
     edges = []
@@ -49,13 +45,3 @@ def draw(configuration: Configuration) -> "Figure":
 def _skips(configuration: Configuration, node: int) -> list[tuple[int, int]]:
     """Each earlier state of a node, and whether it is added."""
     return [(state, 1 if configuration[f"node{node}_skip{state}"] else 0) for state in range(node)]
-
-
-PRESET = Preset(
-    "nasbench_asr",
-    "operations and skip connections of a speech recognition cell",
-    "NAS-Bench-ASR, ICLR 2021",
-    architecture,
-    summary,
-    draw,
-)

@@ -4,15 +4,13 @@ The adapted layer is a block's fused query, key and value projection, named as i
 the original repository it is ``image_encoder.blocks.N.attn.qkv``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import draw_ranks, new_figure
+from lmsearcher_local.presets.drawing import Figure, draw_ranks, new_figure
 from lmsearcher_local.spaces.space import Configuration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "LoRA ranks on the image encoder of SAM ViT-H"
+SOURCE = "LM-Searcher, arXiv 2509.05657"
 BLOCKS = 32
 
 
@@ -28,19 +26,9 @@ def summary(configuration: Configuration) -> str:
     return f"Ranks of blocks 0 to {BLOCKS - 1}: {' '.join(ranks)}"
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """A bar per block."""
     figure = new_figure(10, 3.5)
     ranks = {str(i): [configuration[f"block{i}"]] for i in range(BLOCKS)}
     draw_ranks(figure.add_subplot(), ranks, ["attention"], "SAM ViT-H: LoRA rank by block of the image encoder")
     return figure
-
-
-PRESET = Preset(
-    "sam_lora",
-    "LoRA ranks on the image encoder of SAM ViT-H",
-    "LM-Searcher, arXiv 2509.05657",
-    architecture,
-    summary,
-    draw,
-)

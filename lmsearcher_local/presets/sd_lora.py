@@ -4,15 +4,13 @@ The paper says 48 groups and not which. The UNet has 16 transformer blocks, so h
 cross-attention or the feed-forward part of one. Layers are named as in ``diffusers``' ``UNet2DConditionModel``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lmsearcher_local.presets.base import Preset
-from lmsearcher_local.presets.drawing import draw_ranks, new_figure
+from lmsearcher_local.presets.drawing import Figure, draw_ranks, new_figure
 from lmsearcher_local.spaces.space import Configuration
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+TITLE = "LoRA ranks on the UNet of Stable Diffusion v1.5"
+SOURCE = "LM-Searcher, arXiv 2509.05657"
 BLOCKS = {  # in the order in which an image passes them
     **{f"down{block}_{i}": f"down_blocks.{block}.attentions.{i}" for block in (0, 1, 2) for i in (0, 1)},
     "mid": "mid_block.attentions.0",
@@ -47,20 +45,10 @@ def summary(configuration: Configuration) -> str:
     return "\n".join(lines)
 
 
-def draw(configuration: Configuration) -> "Figure":
+def draw(configuration: Configuration) -> Figure:
     """A bar per group, three per block."""
     figure = new_figure(11, 3.5)
     ranks = {block: [configuration[f"{block}_{part}"] for part in PARTS] for block in BLOCKS}
     names = ["self-attention", "cross-attention", "feed-forward"]
     draw_ranks(figure.add_subplot(), ranks, names, "Stable Diffusion v1.5: LoRA rank by block of the UNet")
     return figure
-
-
-PRESET = Preset(
-    "sd_lora",
-    "LoRA ranks on the UNet of Stable Diffusion v1.5",
-    "LM-Searcher, arXiv 2509.05657",
-    architecture,
-    summary,
-    draw,
-)

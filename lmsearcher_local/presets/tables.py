@@ -29,13 +29,7 @@ DATASETS = {
 
 
 class Table:
-    """A space and the value of each of its configurations.
-
-    Args:
-        codes: those of the space.
-        value: of a code.
-        others: what else was measured of a code, by name.
-    """
+    """A space, the value of each of its codes, and by name what ``others`` were measured of them."""
 
     def __init__(
         self,
@@ -115,11 +109,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 
 @cache
 def table(name: str) -> Table:
-    """The table of that name, loaded once.
-
-    Raises:
-        ObjectiveError: no such table, or the package is not installed.
-    """
+    """The table of that name, loaded once; an ``ObjectiveError`` where there is none, or its package is missing."""
     if name not in TABLES:
         raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(TABLES)}")
     return TABLES[name]()

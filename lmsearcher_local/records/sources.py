@@ -29,8 +29,8 @@ from lmsearcher_local.spaces.files import (
     ByValue,
     Candidates,
     Unfit,
-    accepted,
-    checked_code,
+    accept_code,
+    check_code,
     configurations,
     header_of,
     omission,
@@ -132,7 +132,7 @@ def _fitting(entries: Iterable[Entry], space: SearchSpace, name: str) -> tuple[l
             if isinstance(code, Unfit):
                 unfit.append(f"{where}: {code.reason}")
             else:
-                found.append((checked_code(space, code, f"{name}: {where}"), value))
+                found.append((check_code(space, code, f"{name}: {where}"), value))
     except csv.Error as error:
         raise HistoryError(f"{name} is no CSV: {error}") from error
     return found, unfit
@@ -301,8 +301,8 @@ class Translated:
 
     def __call__(self, code: object, where: str) -> object:
         if self._read is None:
-            return accepted(self._ours, code) if isinstance(code, str) and self._ours.names_options(code) else code
-        return self._read.code(self._theirs.decode(checked_code(self._theirs, code, where)))
+            return accept_code(self._ours, code) if isinstance(code, str) and self._ours.names_options(code) else code
+        return self._read.code(self._theirs.decode(check_code(self._theirs, code, where)))
 
 
 def _of_study(study: Study, read: ByValue, name: str) -> tuple[Direction, Iterator[Entry]]:

@@ -136,9 +136,9 @@ def _kind(trial: "Trial") -> str:
 
 def model_scores(result: "Result") -> dict[str, float]:
     """The scores of codes as the model was shown them, higher better: what breaks a limit lies below all that hold."""
-    from lmsearcher_local.candidates.limits import ranked
+    from lmsearcher_local.candidates.limits import rank_scores
 
-    scores = ranked(result.scores(result.valued)[:, 0], result.violations)
+    scores = rank_scores(result.scores(result.valued)[:, 0], result.violations)
     return dict(zip((trial.code for trial in result.valued), scores.tolist(), strict=True))
 
 
@@ -276,11 +276,11 @@ def _embed(figure: "Figure") -> str:
     """A picture as the address of an image that is in the page itself, the same for the same study."""
     from matplotlib import rc_context
 
-    from lmsearcher_local.presets.drawing import saved
+    from lmsearcher_local.presets.drawing import save_figure
 
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "lmsearcher-local"}):
-        saved(figure, stream, format="svg", metadata={"Date": None})
+        save_figure(figure, stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue().encode()).decode()
 
 

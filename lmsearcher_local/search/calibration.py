@@ -41,12 +41,9 @@ class Bin(NamedTuple):
 def against_pools(choices: Sequence[Choice], scores: Mapping[str, float]) -> list[Bin]:
     """How often a pick was the best of its pool as far as known, by the probability that the model gave it.
 
-    Only members of a pool that have a score can beat the pick; a pick without a score, or without another known member
-    in its pool, says nothing and is left out. Unless all scores are known, the share can only be too high: it is of
-    picks that nothing known beats. A guess is a uniform one among the known members.
-
-    Args:
-        scores: of codes; higher is better.
+    Only members of a pool that have a score, higher better, can beat the pick. A pick without a score, or without
+    another known member in its pool, says nothing and is left out. Unless all scores are known, the share can only be
+    too high: it is of picks that nothing known beats. A guess is a uniform one among the known members.
     """
     rows = []
     for choice in choices:
@@ -99,20 +96,13 @@ class Coverage(NamedTuple):
 
 
 def coverage(choices: Sequence[Choice], values: Mapping[str, float], sign: int) -> Coverage | None:
-    """How well predicted scores fit what was observed; nothing where none was predicted and observed.
+    """How well predicted scores fit the observed values of codes; nothing where none was predicted and observed.
 
-    Args:
-        values: of codes.
-        sign: 1 where values are maximised, -1 where they are minimised.
+    ``sign`` is 1 where values are maximised, -1 where they are minimised.
     """
-    rows = [
-        sign * (values[choice.code] - np.array(choice.expected))
-        for choice in choices
-        if choice.expected is not None and choice.code in values
-    ]
-    if not rows:
+    told = [choice for choice in choices if choice.expected is not None and choice.code in values]
+    if not told:
         return None
-    # A value that equals a level is half below it.
-    below = (np.array(rows) < 0) + 0.5 * (np.array(rows) == 0)
-    share = below.mean(0).tolist()
-    return Coverage(len(rows), tuple(share), share[3] - share[1], share[4] - share[0])
+    above = sign * np.array([values[choice.code] - np.array(choice.expected) for choice in told])
+    share = ((above < 0) + 0.5 * (above == 0)).mean(0).tolist()  # a value that equals a level is half below it
+    return Coverage(len(told), tuple(share), share[3] - share[1], share[4] - share[0])

@@ -77,9 +77,7 @@ class Decomposition:
 class Groups:
     """The groups of a study, brought up to date by ``read``.
 
-    Args:
-        begin: makes a group that knows nothing.
-        fixed: the only group there is, if the space is fixed.
+    ``begin`` makes a group that knows nothing. In a fixed space ``fixed`` is the only group.
     """
 
     def __init__(self, begin: Callable[[dict[str, BaseDistribution]], Group], fixed: Group | None = None) -> None:
@@ -91,11 +89,8 @@ class Groups:
         self._rungs = Rungs()
 
     def read(self, study: Study, number: int | None = None, attempt: int = 0) -> list[Group]:
-        """The groups, which know all trials but the one of that number.
-
-        Args:
-            attempt: how often the trial has picked before; each time it draws other numbers.
-        """
+        """The groups, which know all trials but the one of that number. Each ``attempt`` of a trial to pick draws other
+        numbers."""
         if self._reader is None or not internals.is_same_study(self._reader.study, study):
             self._restart(study)
         trials = self._look(number)
@@ -112,7 +107,7 @@ class Groups:
 
     def rivals(self, number: int) -> list[FrozenTrial]:
         """Beside that trial, those that had not ended at the last read or are new since, as they are now."""
-        return others(self._reader.peek(), number) if self._reader else []
+        return select_trials(self._reader.peek(), number) if self._reader else []
 
     def _restart(self, study: Study) -> None:
         """Forget all trials."""
@@ -125,7 +120,7 @@ class Groups:
     def _look(self, number: int | None) -> list[FrozenTrial]:
         """The trials that are new or that had not ended."""
         assert self._reader is not None
-        trials = others(self._reader.read(), number)
+        trials = select_trials(self._reader.read(), number)
         for trial in trials:
             self._decomposition.add(trial)
         return trials
@@ -175,11 +170,11 @@ def tell(
     stopped early, of these or told before."""
     for group in groups:
         group.state.forget_pending()
-        group.latest = encoded(group, trials)
+        group.latest = encode_trials(group, trials)
     deepest = {trial.number: i for i, group in enumerate(groups) for _, trial in group.latest}
     for i, group in enumerate(groups):
         for code, trial in group.latest:
-            value: Any = stopped[trial.number][1] if trial.number in stopped else shown_values(trial)
+            value: Any = stopped[trial.number][1] if trial.number in stopped else values_to_show(trial)
             behind = trial.state.is_finished() and deepest[trial.number] > i
             if value is not None:
                 group.state.tell(code, value, trial.number, trial.constraints)
@@ -192,13 +187,13 @@ def tell(
             if behind:
                 group.varied.add(code)
         before = [trial for number, (trial, _) in stopped.items() if number not in deepest]
-        for code, trial in encoded(group, before):
+        for code, trial in encode_trials(group, before):
             value = stopped[trial.number][1]
             if value is not None:
                 group.state.tell(code, value, trial.number)
 
 
-def encoded(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
+def encode_trials(group: Group, trials: Iterable[FrozenTrial]) -> list[tuple[str, FrozenTrial]]:
     """The trials that have a configuration of the group, and its code; of unfinished ones what they are going to be."""
     cuts = {name: edges(kind) for name, kind in group.kinds.items()}
     found = ((_code(group, cuts, trial), trial) for trial in trials)
@@ -215,7 +210,7 @@ def _code(group: Group, cuts: Mapping[str, Sequence[float]], trial: FrozenTrial)
     return code if code is None or space.unrestricted or code in space else None
 
 
-def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
+def draw_values(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     """Values of active parameters that the code stands for; within a bin they are random."""
     values, rows = {}, group.state.space.array([code])
     for (name, kind), index, active in zip(group.kinds.items(), *rows, *group.state.space.active(rows), strict=True):
@@ -225,7 +220,7 @@ def drawn(group: Group, code: str, rng: np.random.Generator) -> dict[str, Any]:
     return values
 
 
-def again(group: Group, rng: np.random.Generator) -> str | None:
+def choose_again(group: Group, rng: np.random.Generator) -> str | None:
     """A code to take once more, the best of three evaluated ones; or none, to take a new one.
 
     The more of the group's codes are known, the likelier one is taken again behind which other parameters are chosen.
@@ -242,35 +237,27 @@ def again(group: Group, rng: np.random.Generator) -> str | None:
     return history.codes[max(rng.choice(places, size=3).tolist(), key=lambda i: history.scores[i])]
 
 
-def taken(group: Group, code: str, trials: Iterable[FrozenTrial]) -> bool:
+def is_taken(group: Group, code: str, trials: Iterable[FrozenTrial]) -> bool:
     """Whether one of the trials has taken a code since it was new."""
     # With its code, because a trial that picked again may have come to another one.
     before = {(trial.number, other) for other, trial in group.latest}
-    return code not in group.state.known and any(
-        other == code and (trial.number, other) not in before for other, trial in encoded(group, trials)
-    )
+    rivals = (trial for other, trial in encode_trials(group, trials) if other == code)
+    return code not in group.state.known and any((trial.number, code) not in before for trial in rivals)
 
 
-def others(trials: Iterable[FrozenTrial], number: int | None) -> list[FrozenTrial]:
+def select_trials(trials: Iterable[FrozenTrial], number: int | None) -> list[FrozenTrial]:
     """The trials that count, but the one of that number."""
     return [trial for trial in trials if trial.number != number and KILLED not in trial.user_attrs]
 
 
 def directions_of(study: Study) -> list[Direction]:
-    """The direction of each of a study's objectives.
-
-    Raises:
-        OptionError: there are more than goals of a search.
-    """
+    """The direction of each of a study's objectives; an ``OptionError`` where there are more than goals of a search."""
     if len(study.directions) > MOST:
         raise OptionError(f"the study has {len(study.directions)} objectives; a search has at most {MOST} goals")
     return ["maximize" if direction == StudyDirection.MAXIMIZE else "minimize" for direction in study.directions]
 
 
-def shown_values(trial: FrozenTrial) -> list[float] | None:
+def values_to_show(trial: FrozenTrial) -> list[float] | None:
     """What the model is shown of a trial that was not stopped early, if anything: a value for each objective."""
-    if trial.state == TrialState.COMPLETE:
-        values = trial.values
-    else:
-        return None
+    values = trial.values if trial.state == TrialState.COMPLETE else None
     return values if values and all(map(math.isfinite, values)) else None

@@ -57,22 +57,18 @@ def rank_pool(ranker: Ranker, task: Task, show: Show = lambda *_: None) -> Ranki
 def expected_scores(ranker: Ranker, pool: Pool, show: Show = lambda *_: None) -> np.ndarray:
     """The score that the model expects of each candidate, float64 ``[len(pool)]``, in the surrogate's unit.
 
-    Where the engine is not exact, candidates of nearly the same score may change places between two calls.
-
-    Raises:
-        PromptError: the ranker's model predicts no scores.
-        EngineError: the model answered with something that is no probability.
+    Where the engine is not exact, candidates of nearly the same score may change places between two calls. A
+    ``PromptError`` where the model predicts no scores.
     """
     if not isinstance(codec := ranker.codec, ScoreCodec):
         raise PromptError("this checkpoint ranks, and predicts no scores")
-    expected = np.empty(len(pool))
-    for start in range(0, len(pool), AT_ONCE):
-        part = pool.take(range(start, min(start + AT_ONCE, len(pool))))
-        chances = ranker.score_chances([part])
+    expected: list[float] = []
+    while (start := len(expected)) < len(pool):
+        chances = ranker.score_chances([pool.take(range(start, min(start + AT_ONCE, len(pool))))])
         assert chances is not None
-        expected[start : start + AT_ONCE] = chances @ codec.score_centres
-        show("scores", start + len(part), len(pool))
-    return expected
+        expected += (chances @ codec.score_centres).tolist()
+        show("scores", len(expected), len(pool))
+    return np.array(expected)
 
 
 def prefilter(pool: Pool, keep: int, show: Show = lambda *_: None) -> tuple[Pool, list[str]]:
@@ -83,7 +79,7 @@ def prefilter(pool: Pool, keep: int, show: Show = lambda *_: None) -> tuple[Pool
     if len(pool) <= keep:
         return pool, []
     if len(pool.surrogate.history):
-        pool = appraised(pool, show)
+        pool = appraise_in_parts(pool, show)
         order = np.argsort(-promise(pool), kind="stable")
     else:
         sample = np.sort(np.random.default_rng(0).permutation(len(pool))[:keep])
@@ -96,7 +92,7 @@ def promise(pool: Pool) -> np.ndarray:
     return pool.means + DEVIATIONS * pool.deviations
 
 
-def appraised(pool: Pool, show: Show) -> Pool:
+def appraise_in_parts(pool: Pool, show: Show) -> Pool:
     """The same pool, appraised a little at a time, which shows how far it is."""
     parts = []
     for start in range(0, len(pool), CHUNK):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from lmsearcher_local.candidates.measures import Goal, Limit, goals_of, limits_of
@@ -12,7 +12,6 @@ from lmsearcher_local.errors import OptionError
 if TYPE_CHECKING:  # the command line reads the options before anything slow is imported
     from lmsearcher_local.candidates.earlier import Earlier
     from lmsearcher_local.candidates.history import Direction
-
 
 MOST = 3  # goals of one search
 
@@ -27,34 +26,15 @@ class SearchOptions:
         MeasureError: a goal or a limit is not written as one, or stands twice.
     """
 
-    direction: "Direction" = field(default="maximize", metadata={"help": "Whether values are maximised or minimised."})
-    seed: int = field(default=0, metadata={"help": "Of every random choice."})
-    policy: str = field(
-        default="surrogate",
-        metadata={
-            "help": "Pools: what a Gaussian process finds most promising, neighbours of the best,"
-            " or uniform as in the paper."
-        },
-    )
-    pool_size: int = field(default=10, metadata={"help": "Candidates the model picks from."})
-    temperature: float = field(
-        default=0.0, metadata={"help": "0 takes the model's likeliest answer, above 0 samples its answer."}
-    )
-    earlier: "Sequence[Earlier]" = field(
-        default=(),
-        metadata={"help": "Earlier searches to learn from, see ``read_earlier``; the first codes are then their best."},
-    )
-    first: Sequence[str] = field(
-        default=(), metadata={"help": "Codes to propose before all others, in this order, unless they are known."}
-    )
-
-    goals: tuple[Goal, ...] = field(
-        default=(), metadata={"help": "What to search for the best of among several values, NAME:max or NAME:min."}
-    )
-    limits: tuple[Limit, ...] = field(
-        default=(),
-        metadata={"help": "What a measured value may be at most or at least, such as 'latency <= 500'."},
-    )
+    direction: "Direction" = "maximize"
+    seed: int = 0
+    policy: str = "surrogate"
+    pool_size: int = 10
+    temperature: float = 0.0
+    earlier: "Sequence[Earlier]" = ()
+    first: Sequence[str] = ()
+    goals: tuple[Goal, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "goals", goals_of(self.goals))
@@ -85,10 +65,16 @@ class SearchOptions:
         return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in names}
 
 
-def help_of(name: str) -> str:
-    """What an option is, in a sentence."""
-    [text] = (option.metadata["help"] for option in fields(SearchOptions) if option.name == name)
-    return str(text)
-
-
+MEANINGS = {  # what each option is, in a sentence
+    "direction": "Whether values are maximised or minimised.",
+    "seed": "Of every random choice.",
+    "policy": "Pools: what a Gaussian process finds most promising, neighbours of the best,"
+    " or uniform as in the paper.",
+    "pool_size": "Candidates the model picks from.",
+    "temperature": "0 takes the model's likeliest answer, above 0 samples its answer.",
+    "earlier": "Earlier searches to learn from, see ``read_earlier``; the first codes are then their best.",
+    "first": "Codes to propose before all others, in this order, unless they are known.",
+    "goals": "What to search for the best of among several values, NAME:max or NAME:min.",
+    "limits": "What a measured value may be at most or at least, such as 'latency <= 500'.",
+}
 DEFAULTS = SearchOptions()

@@ -21,7 +21,7 @@ from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.earlier_runs import as_earlier, studies_of, study_as_earlier
 from lmsearcher_local.search.calibration import Choice
-from lmsearcher_local.search.groups import CLAIM, Group, Groups, again, drawn, taken
+from lmsearcher_local.search.groups import CLAIM, Group, Groups, choose_again, draw_values, is_taken
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.search.propose import propose
 from lmsearcher_local.search.state import State
@@ -96,7 +96,7 @@ class LMSearcherSampler(BaseSampler):
         self._shared = shares(gpu, ranker.engine)
         self._earlier = () if space else studies_of(earlier)
         known = [as_earlier(one, space) for one in earlier] if space else ()
-        self._fixed = None if space is None else self._begun(distributions(space), space, known)
+        self._fixed = None if space is None else self._begin_group(distributions(space), space, known)
         if space is None:
             ranker.check(SearchSpace([2]), self._options.pool_size)
         self._groups = Groups(self._group, self._fixed)
@@ -113,34 +113,33 @@ class LMSearcherSampler(BaseSampler):
     ) -> dict[str, Any]:
         """A value for each parameter; the model is asked for all groups at once.
 
-        Raises:
-            OptionError: the study has more objectives than a search may have goals.
-            PromptError: a group does not fit the checkpoint.
+        An ``OptionError`` where the study has too many objectives, a ``PromptError`` where a group does not fit the
+        checkpoint.
         """
         with self._lock:
-            values = self._sampled(study, trial, search_space) if search_space else {}
+            values = self._sample(study, trial, search_space) if search_space else {}
             if self._shared:  # also before the first trial, which asks nothing
                 self._ranker.sleep()
             return dict(values)  # the storage may hold the other
 
-    def _sampled(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         for attempt in count():
             rng = np.random.default_rng([self._options.seed, trial.number])
             groups = self._groups.read(study, trial.number, attempt)
             try:
-                codes = self._asked(groups, rng)
+                codes = self._ask(groups, rng)
             except NothingToPropose as error:  # the trial cannot be ended here; what it suggests says so
                 internals.set_system_attribute(study, trial, USED_UP, str(error))
                 return {}
             values: dict[str, Any] = {}
             for group, code in zip(groups, codes, strict=True):
-                values |= drawn(group, code, rng)
+                values |= draw_values(group, code, rng)
             # A wrapper such as PartialFixedSampler leaves out of the search space what it decides itself.
             values = {name: value for name, value in values.items() if name in search_space}
             internals.set_system_attribute(study, trial, CLAIM, values)
             # Of processes that picked the same at the same time, the last to write sees it, and picks again.
             rivals = self._groups.rivals(trial.number)
-            if not any(taken(group, code, rivals) for group, code in zip(groups, codes, strict=True)):
+            if not any(is_taken(group, code, rivals) for group, code in zip(groups, codes, strict=True)):
                 break
         return values
 
@@ -192,17 +191,17 @@ class LMSearcherSampler(BaseSampler):
         random = RandomSampler(seed=crc32(f"{self._options.seed} {trial.number} {param_name}".encode()))
         return random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _asked(self, groups: Sequence[Group], rng: np.random.Generator) -> list[str]:
+    def _ask(self, groups: Sequence[Group], rng: np.random.Generator) -> list[str]:
         """A code for each group."""
-        codes = [None if self._fixed else again(group, rng) for group in groups]
+        codes = [None if self._fixed else choose_again(group, rng) for group in groups]
         fresh = [group.state for group, code in zip(groups, codes, strict=True) if code is None]
         proposed = iter(propose(fresh, self._ranker) if fresh else [])
         return [code or next(proposed)[0].code for code in codes]
 
     def _group(self, kinds: dict[str, BaseDistribution]) -> Group:
         found = [study_as_earlier(study, kinds) for study in self._earlier]
-        return self._begun(kinds, space_of(kinds), [one for one in found if one])
+        return self._begin_group(kinds, space_of(kinds), [one for one in found if one])
 
-    def _begun(self, kinds: dict[str, BaseDistribution], space: SearchSpace, earlier: Sequence[Earlier]) -> Group:
+    def _begin_group(self, kinds: dict[str, BaseDistribution], space: SearchSpace, earlier: Sequence[Earlier]) -> Group:
         self._ranker.check(space, self._options.pool_size)
         return Group(kinds, State(space, replace(self._options, earlier=earlier)))

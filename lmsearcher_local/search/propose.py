@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmsearcher_local.candidates.goals import GoalsSurrogate, shown
+from lmsearcher_local.candidates.goals import GoalsSurrogate, reweigh
 from lmsearcher_local.candidates.pools import Pool, promising
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.errors import NothingToPropose, SpaceExhausted
@@ -34,11 +34,8 @@ class _Question(NamedTuple):
     rng: np.random.Generator
 
 
-class _Answer(NamedTuple):
-    """What the model picked, and the scores that it expects of it at ``calibration.LEVELS``, where it was asked."""
-
-    pick: Pick
-    scores: tuple[float, ...] | None
+Answer = tuple[Pick, tuple[float, ...] | None]
+"""What the model picked, and the scores that it expects of it at ``calibration.LEVELS``, where it was asked."""
 
 
 def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Proposal]]:
@@ -57,10 +54,10 @@ def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Pr
     asked = [list(_questions(state, n)) for state in states]
     questions = [question for part in asked for question in part]
     answers = iter(_answers(ranker, questions, states[0].options.temperature))
-    found = []
-    for state, part in zip(states, asked, strict=True):
-        found.append(_proposals(state, [(question, next(answers)) for question in part]))
-    return found
+    return [
+        _proposals(state, [(question, next(answers)) for question in part])
+        for state, part in zip(states, asked, strict=True)
+    ]
 
 
 def _questions(state: State, n: int) -> Iterator[_Question]:
@@ -81,7 +78,7 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
             offered.update(pool.codes)
         if not len(pool):
             raise _nothing_left(state.space, len(known))
-        pool = shown(pool, rng)
+        pool = reweigh(pool, rng)
         yield _Question(Task(state.space, pool.surrogate.history, pool), rng)
 
 
@@ -93,7 +90,7 @@ def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[s
     return pool.take(np.argsort(-pool.improvements, kind="stable")[:1])
 
 
-def _answers(ranker: Ranker, questions: Sequence[_Question], temperature: float) -> list[_Answer]:
+def _answers(ranker: Ranker, questions: Sequence[_Question], temperature: float) -> list[Answer]:
     """The model's picks and, behind every ``SCORED``th history, the scores that it expects of them."""
     tasks = [question.task for question in questions]
     picks = ranker.pick(tasks, [question.rng for question in questions], temperature)
@@ -107,10 +104,10 @@ def _answers(ranker: Ranker, questions: Sequence[_Question], temperature: float)
         for i, row in zip(asked, chances, strict=True):
             found = tasks[i].pool.surrogate.scores_of(levels_of(row, centres))
             scores[i] = tuple(float(f"{score:.6g}") for score in found)
-    return [_Answer(*answer) for answer in zip(picks, scores, strict=True)]
+    return list(zip(picks, scores, strict=True))
 
 
-def _proposals(state: State, answered: Iterable[tuple[_Question, _Answer]]) -> list[Proposal]:
+def _proposals(state: State, answered: Iterable[tuple[_Question, Answer]]) -> list[Proposal]:
     """The codes that the answers come to."""
     codes: list[str] = []
     proposals = []

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmsearcher_local.candidates.history import History
-from lmsearcher_local.candidates.measures import breaks, judged
+from lmsearcher_local.candidates.measures import breaks, judge
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search.calibration import Choice
@@ -69,24 +69,16 @@ class Searcher:
                 check_number(code, item, name)
         elif not self.options.limits and not self.options.goals:
             return self.state.tell(code, value, number)
-        values, violations = judged(value, self.options.goals, self.options.limits)
+        values, violations = judge(value, self.options.goals, self.options.limits)
         named = zip(map(str, self.options.limits), violations, strict=True)
         self.state.tell(code, values, number, dict(named))
 
     def begin(self, code: str) -> None:
-        """Note that somebody else evaluates a code: it counts as asked.
-
-        Raises:
-            SpaceError: the code is not of this space.
-        """
+        """Note that somebody else evaluates a code, which is one of the space: it counts as asked."""
         self.state.begin(code)
 
     def close(self, code: str) -> None:
-        """Rule out a code without a value: its evaluation failed.
-
-        Raises:
-            SpaceError: the code is not of this space.
-        """
+        """Rule out a code of the space without a value: its evaluation failed."""
         self.state.close(code)
 
     @property
@@ -98,8 +90,7 @@ class Searcher:
     def best(self) -> tuple[str, float]:
         """The best code so far that holds every limit, and its value.
 
-        Raises:
-            HistoryError: nothing was told yet, or nothing that holds every limit; or there are several goals.
+        A ``HistoryError`` where nothing was told yet, nothing holds every limit, or there are several goals.
         """
         if len(self.state.goals) > 1:
             raise HistoryError("a search of several goals has no single best code; Searcher.front has the best ones")
@@ -115,8 +106,7 @@ class Searcher:
     def front(self) -> list[tuple[str, dict[str, float]]]:
         """The codes that hold every limit and that no other dominates, in order of evaluation, and the goals' values.
 
-        Raises:
-            HistoryError: the search has no goals.
+        A ``HistoryError`` where the search has no goals.
         """
         if not (names := [goal.name for goal in self.options.goals]):
             raise HistoryError("only a search of goals has a front; give it some, such as ['accuracy:max', 'size:min']")

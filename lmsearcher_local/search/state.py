@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 
 from lmsearcher_local.candidates.earlier import Sources
-from lmsearcher_local.candidates.goals import GoalsSurrogate, essential, standing
+from lmsearcher_local.candidates.goals import GoalsSurrogate, select_essential, standing
 from lmsearcher_local.candidates.history import Direction, History
 from lmsearcher_local.candidates.kernel import fit_kernel
-from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, broken
+from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, breaks_limits
 from lmsearcher_local.candidates.pareto import on_front
 from lmsearcher_local.candidates.policies import policy
-from lmsearcher_local.candidates.surrogate import Surrogate, impute_pending
+from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.candidates.told import NONE, Told
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.search.options import SearchOptions
@@ -26,12 +26,8 @@ FITS = 32  # of the kernel that are remembered: beginnings of the history, with 
 class State:
     """All that ``propose`` depends on beside the model. ``known`` holds every code that is not proposed again.
 
-    Attributes:
-        seed: of the random generators; a sampler that shares its study with others changes it.
-
-    Raises:
-        HistoryError: there are too many earlier searches.
-        SpaceError: one of the first codes is not of this space.
+    ``seed`` is of the random generators; a sampler that shares its study with others changes it. A ``HistoryError``
+    where there are too many earlier searches, a ``SpaceError`` where a first code is not of this space.
     """
 
     def __init__(self, space: SearchSpace, options: SearchOptions) -> None:
@@ -97,15 +93,14 @@ class State:
 
     def surrogate(self) -> Surrogate:
         """What is expected of codes; pending ones count with the score that the trials told let expect of them."""
+        found: Surrogate
         if len(self.goals) > 1:
-            return GoalsSurrogate(self.space, essential(self._points), self._fit).with_pending([*self.pending])
-        if self.told.limits:
-            limited = LimitedSurrogate(self.space, self.told.essential_points, self._fit, self.sources)
-            return limited.with_pending([*self.pending]) if self.pending else limited
-        told = Surrogate(self.space, self.told.essential, self._fit, self.sources)
-        if not self.pending:
-            return told
-        return Surrogate(self.space, impute_pending(told, [*self.pending]), self._fit, self.sources)
+            found = GoalsSurrogate(self.space, select_essential(self._points), self._fit)
+        elif self.told.limits:
+            found = LimitedSurrogate(self.space, self.told.essential_points, self._fit, self.sources)
+        else:
+            found = Surrogate(self.space, self.told.essential, self._fit, self.sources)
+        return found.with_pending([*self.pending]) if self.pending else found
 
     def ranking(self) -> History:
         """The codes told, in order of evaluation, with scores that say which are better; with several goals, how far
@@ -119,7 +114,7 @@ class State:
         """The codes within the limits that no other of them dominates, in order of evaluation, and their values."""
         points = self._points
         values = points.scores * [goal.sign for goal in self.goals]
-        bad = broken(points.violations)
+        bad = breaks_limits(points.violations)
         places = np.flatnonzero(~bad)[on_front(points.scores[~bad])] if not bad.all() else ()
         return [(points.codes[i], tuple(values[i].tolist())) for i in places]
 
@@ -136,10 +131,6 @@ class State:
 
 
 def check_number(code: str, value: object, what: str = "value") -> None:
-    """Make sure that what is told of a code is a finite number.
-
-    Raises:
-        HistoryError: it is not.
-    """
+    """Make sure that what is told of a code is a finite number; else a ``HistoryError``."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise HistoryError(f"the {what} of {code} is {value!r}; a finite number is needed")

@@ -35,9 +35,8 @@ def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -
     tasks = []
     for _ in range(batch):
         codes = SPACE.sample(rng, history + pool)
-        tasks.append(
-            Task.of(SPACE, History(tuple(codes[pool:]), tuple(rng.normal(size=history).tolist())), codes[:pool])
-        )
+        seen = History(tuple(codes[pool:]), tuple(rng.normal(size=history).tolist()))
+        tasks.append(Task.of(SPACE, seen, codes[:pool]))
     return tasks
 
 
@@ -96,8 +95,7 @@ def measure(
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
         rng = np.random.default_rng((history, pool, batch))
-        spent: dict[str, list[float]] = {name: [] for name in ways}
-        computed: dict[str, list[float]] = {name: [] for name in ways}
+        spent, computed = ({name: list[float]() for name in ways} for _ in range(2))
         warm = False
         while len(spent["prefill"]) < repeats or min(map(sum, spent.values())) * batch < SECONDS:
             tasks = fresh_tasks(rng, batch, history, pool)
@@ -142,7 +140,7 @@ def search(ranker: Ranker) -> Row:
     return {"what": "search", "trials": SEARCH, "seconds": asked, "computed_share": computed / total}
 
 
-def line(row: Row) -> str:
+def format_row(row: Row) -> str:
     """A row for the screen."""
     match row["what"]:
         case "start":
@@ -159,7 +157,7 @@ def line(row: Row) -> str:
     return f"{cell}: {row['way']:16} {rate}{tokens}"
 
 
-def write(out: Path, rows: Sequence[Row], **about: object) -> None:
+def write_rows(out: Path, rows: Sequence[Row], **about: object) -> None:
     """The rows as JSON lines, versions and device in each."""
     common = {**about, **provenance()}
     out.parent.mkdir(parents=True, exist_ok=True)

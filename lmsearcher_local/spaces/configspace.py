@@ -24,11 +24,7 @@ def configspace_parts(serialised: Mapping[str, Any]) -> tuple[dict[str, list[Any
 
     Categories and sequences are taken as they are; a constant is a parameter with one option; integers and quantised
     floats (``q``, of ConfigSpace before 1.0) are listed. Weights, defaults and logarithmic scales say nothing about
-    which options there are.
-
-    Raises:
-        SpaceError: there is a continuous range, one of too many values, a hyperparameter that is none of these, or a
-            condition or forbidden clause that cannot be read.
+    which options there are. A ``SpaceError`` names what is continuous, too long to list, or cannot be read.
     """
     found: dict[str, list[Any]] = {}
     for item in serialised["hyperparameters"]:
@@ -39,7 +35,9 @@ def configspace_parts(serialised: Mapping[str, Any]) -> tuple[dict[str, list[Any
     ordinal = {item["name"] for item in serialised["hyperparameters"] if item["type"] == "ordinal"}
     when: dict[str, str] = {}
     for clause in _listed(serialised, "conditions"):
-        child, text = _text(clause.get("child")), _expression(clause, found, ordinal)
+        if not isinstance(child := clause.get("child"), str):
+            raise SpaceError(f"a condition names its child by text, not by {brief(child)}")
+        text = _expression(clause, found, ordinal)
         when[child] = f"({when[child]}) and ({text})" if child in when else text
     where = [f"not ({_expression(clause, found, ordinal)})" for clause in _listed(serialised, "forbiddens")]
     return found, where, when
@@ -82,20 +80,14 @@ def _expression(clause: Any, options: Mapping[str, list[Any]], ordinal: set[str]
         return f"{_name(name)} {sign} {value!r}"
     if value not in options[name]:
         raise SpaceError(f"{name} has no option {brief(value)}, which a clause names")
-    at = options[name].index(value)
-    places = {"<": range(at), "<=": range(at + 1), ">": range(at + 1, len(options[name]))}
-    return f"{_name(name)} in {[options[name][i] for i in places.get(sign, range(at, len(options[name])))]!r}"
+    at, listed = options[name].index(value), options[name]
+    kept = {"<": listed[:at], "<=": listed[: at + 1], ">": listed[at + 1 :], ">=": listed[at:]}
+    return f"{_name(name)} in {kept[sign]!r}"
 
 
 def _known(name: object, options: Mapping[str, list[Any]]) -> str:
     if not isinstance(name, str) or name not in options:
         raise SpaceError(f"a clause names {brief(name)}, which is no hyperparameter")
-    return name
-
-
-def _text(name: object) -> str:
-    if not isinstance(name, str):
-        raise SpaceError(f"a condition names its child by text, not by {brief(name)}")
     return name
 
 
@@ -124,15 +116,13 @@ def _options(item: Mapping[str, Any]) -> list[Any]:
         step = step or 1
         count = int((high - low) / step + 1e-9) + 1  # 0.4 / 0.1 is meant as 4
         if count > LONGEST:
-            raise SpaceError(
-                f"{name} has {count:,} values; at most {LONGEST:,} can be imported, list some as an ordinal"
-            )
+            most = f"at most {LONGEST:,} can be imported, list some as an ordinal"
+            raise SpaceError(f"{name} has {count:,} values; {most}")
         if kind.endswith("_int"):
             return list(range(low, high + 1, step))
         return [float(f"{low + i * step:.12g}") for i in range(count)]  # 0.1 + 2 * 0.1 is meant as 0.3
     except SpaceError:
         raise
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise SpaceError(
-            f"{name}: the type {kind} is not written like this ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise SpaceError(f"{name}: the type {kind} is not written like this ({reason})") from error

@@ -6,6 +6,7 @@ first option, so that a configuration has one code.
 """
 
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import Any
 
@@ -36,26 +37,18 @@ class Condition:
         found = np.empty(len(rows), dtype=bool)
         for i, row in enumerate(read):
             key = row.tobytes()
-            answer = self._known.get(key)
-            if answer is None:
+            if key not in self._known:
                 if len(self._known) >= KNOWN:
                     self._known.clear()
-                answer = self._known[key] = evaluate(self.node, rows[i].tolist(), self._options)
-            found[i] = answer
+                self._known[key] = evaluate(self.node, rows[i].tolist(), self._options)
+            found[i] = self._known[key]
         return found
 
 
 class Constraints:
-    """The forbidden combinations and the conditions of a space.
+    """The forbidden combinations and the conditions of a space of ``L`` parameters, as ``SearchSpace`` takes them.
 
-    Args:
-        names: of the parameters, ``[L]``.
-        options: theirs.
-        where: expressions that every configuration satisfies.
-        when: by parameter the expression that says whether it is active.
-
-    Raises:
-        SpaceError: an expression is none, a condition is of an unknown parameter, or conditions form a circle.
+    A ``SpaceError`` where an expression is none, a condition is of an unknown parameter, or conditions form a circle.
     """
 
     def __init__(
@@ -69,83 +62,71 @@ class Constraints:
             raise SpaceError(f"where is a list of expressions, not {brief(where)}")
         if not isinstance(when, Mapping):
             raise SpaceError(f"when is a mapping from parameter to expression, not {brief(when)}")
-        clauses, conditions = [*where], dict(when)
-        if len(clauses) + len(conditions) > CLAUSES:
+        if len(where) + len(when) > CLAUSES:
             raise SpaceError(f"a search space has at most {CLAUSES:,} expressions in where and when")
-        for name in conditions:
+        for name in when:
             if name not in self._places:
                 raise SpaceError(f"when names {brief(name)}, which is no parameter; there are {', '.join(names)}")
-        parsed = {self._places[name]: self._parsed(text, f"when of {name}") for name, text in conditions.items()}
-        self.conditional = self._in_order({place: node.reads for place, node in parsed.items()})
+        parsed = {self._places[name]: self._parse(text, f"when of {name}") for name, text in when.items()}
         self._activity: dict[int, Condition] = {}
         self._clauses: list[Condition] = []
-        for place in self.conditional:
-            name, node = names[place], self._certain(parsed[place])
-            text = conditions[name]
-            check(node, text, self._options)
-            self._activity[place] = Condition(text, node, self._options)
+        for place in self._order({place: node.reads for place, node in parsed.items()}):
+            name = names[place]
+            self._activity[place] = self._condition(when[name], self._guard(parsed[place], certain=True))
             rule = make("or", (self._active(place), make("first", value=place)))
-            shown = f"{name} is inactive, so its code is that of its first option"
-            self._clauses.append(Condition(shown, rule, self._options))
-        for text in clauses:
-            node = self._possible(self._parsed(text, "where"))
-            check(node, text, self._options)
-            self._clauses.append(Condition(text, node, self._options))
+            told = f"{name} is inactive, so its code is that of its first option"
+            self._clauses.append(Condition(told, rule, self._options))
+        for text in where:
+            self._clauses.append(self._condition(text, self._guard(self._parse(text, "where"), certain=False)))
         parts = [part for clause in self._clauses for part in _conjuncts(clause.node)]
         if any(part.kind == "constant" and not part.value for part in parts):
             raise SpaceError("no configuration of this space satisfies where and when")
         self._components = components([part for part in parts if part.reads], self._options)
 
-    def _parsed(self, text: object, place: str) -> Node:
+    def _parse(self, text: object, place: str) -> Node:
         try:
             return parse(text, self._places, self._options)
         except SpaceError as error:
             raise SpaceError(f"{place}: {error}") from error
 
-    def _in_order(self, reads: Mapping[int, frozenset[int]]) -> tuple[int, ...]:
-        """The conditional positions, each behind those on which its condition depends.
+    def _condition(self, text: str, node: Node) -> Condition:
+        check(node, text, self._options)
+        return Condition(text, node, self._options)
 
-        Raises:
-            SpaceError: there is no such order, or conditions depend on each other in too long a row.
-        """
-        depths: dict[int, int] = {}
-
-        def visit(place: int, path: tuple[int, ...]) -> int:
-            if place in path:
-                circle = " -> ".join(self._names[one] for one in (*path[path.index(place) :], place))
-                raise SpaceError(f"when: conditions depend on each other in a circle: {circle}")
-            if place not in depths:
-                depths[place] = 1 + max((visit(one, (*path, place)) for one in reads.get(place, ())), default=0)
-            if max(len(path), depths[place] - 1) > CHAINED:
-                raise SpaceError(f"when: more than {CHAINED} conditions depend on each other in a row")
-            return depths[place]
-
-        return tuple(sorted(reads, key=lambda place: (visit(place, ()), place)))
+    def _order(self, reads: Mapping[int, frozenset[int]]) -> list[int]:
+        """The conditional positions, each behind those on which its condition depends; a ``SpaceError`` where there is
+        no such order, or conditions depend on each other in too long a row."""
+        sorter = TopologicalSorter(reads)
+        try:
+            sorter.prepare()
+        except CycleError as error:
+            circle = " -> ".join(self._names[place] for place in reversed(error.args[1]))
+            raise SpaceError(f"when: conditions depend on each other in a circle: {circle}") from None
+        found, depth = list[int](), 0
+        while sorter.is_active():
+            ready = sorter.get_ready()
+            sorter.done(*ready)
+            found += sorted(place for place in ready if place in reads)
+            depth += 1
+        if depth - 1 > CHAINED:
+            raise SpaceError(f"when: more than {CHAINED} conditions depend on each other in a row")
+        return found
 
     def _active(self, place: int) -> Node:
         return make("active", (self._activity[place].node,), place)
 
-    def _guards(self, node: Node) -> list[Node]:
-        """That what a node reads is active."""
-        return [self._active(place) for place in sorted(node.reads) if place in self._activity]
-
-    def _certain(self, node: Node) -> Node:
-        """That a node is known to be true."""
+    def _guard(self, node: Node, certain: bool) -> Node:
+        """That a node is known to be true, or that it is not known to be false: what inactive parameters leave open."""
         if node.kind in ("and", "or"):
-            return make(node.kind, tuple(map(self._certain, node.parts)))
+            return make(node.kind, tuple(self._guard(part, certain) for part in node.parts))
         if node.kind == "not":
-            return make("not", (self._possible(node.parts[0]),))
-        guards = self._guards(node)
-        return make("and", (*guards, node)) if guards else node
-
-    def _possible(self, node: Node) -> Node:
-        """That a node is not known to be false."""
-        if node.kind in ("and", "or"):
-            return make(node.kind, tuple(map(self._possible, node.parts)))
-        if node.kind == "not":
-            return make("not", (self._certain(node.parts[0]),))
-        guards = [make("not", (guard,)) for guard in self._guards(node)]
-        return make("or", (*guards, node)) if guards else node
+            return make("not", (self._guard(node.parts[0], not certain),))
+        active = [self._active(place) for place in sorted(node.reads) if place in self._activity]
+        if not active:
+            return node
+        if certain:
+            return make("and", (*active, node))
+        return make("or", (*(make("not", (one,)) for one in active), node))
 
     def among(self, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """The expressions of ``where`` and ``when`` that depend on these parameters only."""
@@ -160,12 +141,10 @@ class Constraints:
     @property
     def count(self) -> int | None:
         """How many codes satisfy all of it, where that is known."""
-        diagrams = [component.diagram for component in self._components]
-        if any(diagram is None for diagram in diagrams):
+        known = [component.diagram.count for component in self._components if component.diagram]
+        if len(known) < len(self._components):
             return None
-        return prod(self._sizes[place] for place in self._free) * prod(
-            diagram.count for diagram in diagrams if diagram is not None
-        )
+        return prod(self._sizes[place] for place in self._free) * prod(known)
 
     @property
     def _free(self) -> list[int]:
@@ -240,9 +219,7 @@ class Constraints:
     def moves(self, row: np.ndarray, changes: Sequence[tuple[int, int]], rng: np.random.Generator) -> np.ndarray:
         """For each change of a code a code that has it and differs in few other positions, ``[at most n, L]``.
 
-        Args:
-            row: option indices of the code, ``[L]``.
-            changes: positions and the options that they are to take.
+        The code is given as option indices ``[L]``, a change as a position and the option that it is to take.
         """
         found = [np.empty((0, len(row)), dtype=np.int64)]
         for component in self._components:

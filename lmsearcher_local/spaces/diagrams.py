@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmsearcher_local.spaces.linear import simplified
+from lmsearcher_local.spaces.linear import simplify
 from lmsearcher_local.spaces.nodes import Node, Value
 from lmsearcher_local.spaces.residuals import FALSE, Residuals
 
@@ -57,8 +57,7 @@ class Diagram:
     def cheapest(self, costs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The solutions of least cost, int64 ``[n, P]``, and their costs, infinite where there is none.
 
-        Args:
-            costs: of each position's options, float64 ``[n, K]``.
+        ``costs`` are of each position's options, float64 ``[n, K]``.
         """
         n = len(costs[0])
         at_once = max(1, CELLS // max(children.size for children in self.children))
@@ -82,11 +81,7 @@ class Diagram:
 
 
 class Component:
-    """Positions that conditions bind together.
-
-    Args:
-        conditions: on these positions and no others.
-        options: exact ones, of all positions of the space.
+    """Positions that conditions, which read no others, bind together.
 
     Attributes:
         places: the positions, ``[P]``.
@@ -95,7 +90,7 @@ class Component:
 
     def __init__(self, conditions: Sequence[Node], options: Sequence[Sequence[Value]]) -> None:
         known: dict[int, Node] = {}
-        self._conditions = tuple(simplified(condition, options, known) for condition in conditions)
+        self._conditions = tuple(simplify(condition, options, known) for condition in conditions)
         self._options = options
         self.places = _ordered(conditions)
         self.sizes = [len(options[place]) for place in self.places]
@@ -125,15 +120,13 @@ class Component:
         """Solutions, int64 ``[n, P]``; fewer where a search finds no more."""
         if self.diagram is not None:
             return self.diagram.draw(rng, n) if self.diagram.count else np.empty((0, len(self.places)), dtype=np.int64)
-        residuals, found = Residuals(self._options), []
-        dead: set[tuple[int, State]] = set()
+        residuals, dead, found = Residuals(self._options), set[tuple[int, State]](), []
         for _ in range(n):
-            tries = (
-                self._search(residuals, lambda level: rng.permutation(self.sizes[level]), dead, STEPS)
-                for _ in range(STARTS)
-            )
-            solution = next((one for one in tries if one is not None), None)
-            if solution is None:
+            for _ in range(STARTS):
+                solution = self._search(residuals, lambda level: rng.permutation(self.sizes[level]), dead, STEPS)
+                if solution is not None:
+                    break
+            else:
                 break
             found.append(solution)
         return np.array(found, dtype=np.int64).reshape(-1, len(self.places))
@@ -187,11 +180,10 @@ class Component:
         dead: set[tuple[int, State]],
         steps: int,
     ) -> list[int] | None:
-        """The first solution of a depth-first search; nothing where it finds none in so many choices.
+        """The first solution of a depth-first search, where it finds one in so many choices.
 
-        Args:
-            order: in which order the options of a level are tried.
-            dead: levels and states that have no solution; it grows.
+        ``order`` says in which order the options of a level are tried; ``dead``, which grows, holds levels and states
+        that have no solution.
         """
         chosen: list[int] = []
         steps += 4 * max(self.sizes)  # the options of a wide position are gone through

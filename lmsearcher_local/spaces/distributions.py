@@ -28,8 +28,7 @@ DRAWS = 100  # of a value, until Optuna keeps it as one of its bin
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The space as Optuna writes it: one categorical distribution per parameter.
 
-    Raises:
-        SpaceError: Optuna cannot tell two options of a parameter apart, as ``True`` and ``1``.
+    A ``SpaceError`` where Optuna cannot tell two options of a parameter apart, as ``True`` and ``1``.
     """
     kinds: dict[str, BaseDistribution] = {}
     for name, listed in space.describe().items():
@@ -77,11 +76,7 @@ def edges(kind: BaseDistribution) -> list[float]:
 
 
 def to_units(kind: BaseDistribution, value: Any) -> float:
-    """The unit of a value.
-
-    Raises:
-        ValueError: the value is not of this distribution.
-    """
+    """The unit of a value; a ``ValueError`` where the value is not of this distribution."""
     number = kind.to_internal_repr(value)
     if isinstance(kind, CategoricalDistribution):
         return _places(kind)[int(number)]
@@ -109,10 +104,9 @@ def encode(
     space: SearchSpace,
     values: Mapping[str, Any],
 ) -> str | None:
-    """The code of values in the space that these parameters make; nothing where one is missing or of another range.
+    """The code of values in the space that these parameters make; ``cuts`` are their edges.
 
-    Args:
-        cuts: the edges of each.
+    There is none where a value is missing or of another range.
     """
     if not space.when and not kinds.keys() <= values.keys():
         return None

@@ -22,10 +22,10 @@ from lmsearcher_local.spaces.nodes import (
     Value,
     evaluate,
     exact,
+    format_value,
     is_number,
     kinds,
     make,
-    shown,
 )
 
 LONGEST, DEEPEST = 4000, 50  # characters of an expression; parts within each other
@@ -40,12 +40,8 @@ QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\{([^{}]*)\}""")
 def parse(text: object, places: Mapping[str, int], options: Sequence[Sequence[Value]]) -> Node:
     """The expression that a text writes, which is true or false.
 
-    Args:
-        places: the position of each name.
-        options: exact ones, by position.
-
-    Raises:
-        SpaceError: it is no such expression, names what is unknown, or has no value for some options.
+    ``places`` are the positions of names, ``options`` exact ones by position. A ``SpaceError`` where it is no such
+    expression, names what is unknown, or has no value for some options.
     """
     if not isinstance(text, str):
         raise SpaceError(f"an expression is text, not {brief(text)}")
@@ -53,8 +49,7 @@ def parse(text: object, places: Mapping[str, int], options: Sequence[Sequence[Va
         if len(text) > LONGEST:
             raise Failure(f"it has more than {LONGEST:,} characters")
         names = {name: name for name in places}
-        body = _syntax(text, names)
-        root = _Reader(names, places, options).node(body, 0)
+        root = _Reader(names, places, options).node(_syntax(text, names), 0)
         if "boolean" not in kinds(root, options) or len(kinds(root, options)) > 1:
             raise Failure("it is neither true nor false; compare it with something")
     except Failure as error:
@@ -174,8 +169,8 @@ class _Reader:
         for value in values:
             if value not in self._options[node.value]:
                 name = next(name for name, place in self._places.items() if place == node.value)
-                allowed = ", ".join(map(shown, self._options[node.value][:20]))
-                raise Failure(f"{name} has no option {shown(value)}; allowed: {allowed}")
+                allowed = ", ".join(map(format_value, self._options[node.value][:20]))
+                raise Failure(f"{name} has no option {format_value(value)}; allowed: {allowed}")
 
 
 def _literal(tree: ast.Constant) -> Value:

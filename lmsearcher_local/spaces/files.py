@@ -10,10 +10,11 @@ from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
-from lmsearcher_local.spaces.space import Option, SearchSpace
+from lmsearcher_local.spaces.options import Option, is_number
+from lmsearcher_local.spaces.space import SearchSpace
 
 RESULTS = "historical_results.json"
 TABLE = "results.csv"
@@ -112,7 +113,7 @@ def _candidates(path: Path, text: str, space: SearchSpace, ours: bool) -> Iterat
     missing = [name for name in space.names if name not in header]
     if not ours and (len(missing) == len(space.names) or (missing and header[0] == "code")):
         for where, row in rows_of(text):
-            yield where, checked_code(space, row[0], f"{path}: {where}")
+            yield where, check_code(space, row[0], f"{path}: {where}")
         return
     for where, code, _ in configurations(path, text, space):
         yield where, code
@@ -121,10 +122,8 @@ def _candidates(path: Path, text: str, space: SearchSpace, ours: bool) -> Iterat
 def configurations(
     path: Path, text: str, space: SearchSpace, others: bool = False
 ) -> Iterator[tuple[str, str | Unfit, list[str]]]:
-    """Place, code and row of each configuration under a header that names the parameters.
-
-    Args:
-        others: whether a search's results may have other parameters, too, which are ignored.
+    """Place, code and row of each configuration under a header that names the parameters; ``others``: a search's
+    results may have other parameters, too, which are ignored.
 
     Raises:
         SpaceError: a parameter has no column, a search's results have a column too many, or a row another length.
@@ -175,7 +174,7 @@ def _code_of_cells(
         if index < 0:
             return Unfit(f"{name} has no option {brief(cell)}; allowed: {', '.join(map(repr, options))}")
         indices[name] = index
-    return completed(space, indices)
+    return complete_code(space, indices)
 
 
 def _spellings(options: Sequence[Option]) -> dict[str, int]:
@@ -185,9 +184,9 @@ def _spellings(options: Sequence[Option]) -> dict[str, int]:
         text = "" if option is None else str(option).strip()
         found[text] = AMBIGUOUS if text in found else i
     for i, option in enumerate(options):
-        others = ("None", "null") if option is None else (json.dumps(option), str(option).upper())
-        for text in others if option is None or isinstance(option, bool) else ():
-            found.setdefault(text, i)
+        if option is None or isinstance(option, bool):
+            for text in ("None", "null") if option is None else (json.dumps(option), str(option).upper()):
+                found.setdefault(text, i)
     return found
 
 
@@ -198,66 +197,50 @@ def _numeric(options: Sequence[Option], cell: str, bits: bool) -> int:
         value = float(cell)
     except ValueError:
         return -1
-    numbers = (i for i, option in enumerate(options) if _is_number(option) and option == value)
+    numbers = (i for i, option in enumerate(options) if is_number(option) and option == value)
     booleans = (i for i, option in enumerate(options) if isinstance(option, bool) and option == value)
     return next(numbers, next(booleans, -1) if bits else -1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+class ByValue(NamedTuple):
+    """Codes of a space for configurations from elsewhere, read by name and value.
 
-
-class ByValue:
-    """Codes of a space for configurations from elsewhere, read by name and value. Numbers are equal whether whole or
-    not; text, numbers, booleans and null differ from each other.
-
-    Args:
-        others: whether configurations may name other parameters, too, which are ignored.
+    Numbers are equal whether whole or not; text, numbers, booleans and null differ from each other. With ``others``,
+    configurations may name other parameters, too, which are ignored.
     """
 
-    def __init__(self, space: SearchSpace, others: bool = False) -> None:
-        self._space = space
-        self._others = others
-        self._indices: list[dict[Any, int]] = []
-        for options in space.options:
-            exact: dict[Any, int] = {(type(option), option): i for i, option in enumerate(options)}
-            for i, option in enumerate(options):
-                if _is_number(option):
-                    exact.setdefault(option, i)
-            self._indices.append(exact)
+    space: SearchSpace
+    others: bool = False
 
     def code(self, configuration: Mapping[str, object]) -> str | Unfit:
         """The code of a configuration that names the parameters of the space, or why it has none. Inactive ones may be
         named or missing."""
-        space, names = self._space, set(configuration)
-        indices: dict[str, int] = {}
-        unknown = set() if self._others else names - set(space.names)
+        space, names = self.space, set(configuration)
+        unknown = set() if self.others else names - set(space.names)
         if unknown or not names >= set(space.names) - space.when.keys():
             got = ", ".join(map(str, configuration)) or "none"
             return Unfit(f"a configuration names exactly {', '.join(space.names)}; got {got}")
-        for name, options, known in zip(space.names, space.options, self._indices, strict=True):
+        indices: dict[str, int] = {}
+        for place, (name, options) in enumerate(zip(space.names, space.options, strict=True)):
             if configuration.get(name) is None and name in space.when and None not in options:
                 continue
-            value, index = configuration[name], None
-            if isinstance(value, Option):
-                index = known.get((type(value), value), known.get(value) if _is_number(value) else None)
-            if index is None:
-                return Unfit(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
-            indices[name] = index
-        return completed(space, indices)
+            try:
+                indices[name] = space.index(place, configuration[name])
+            except SpaceError as error:
+                return Unfit(str(error))
+        return complete_code(space, indices)
 
 
-def completed(space: SearchSpace, indices: Mapping[str, int]) -> str | Unfit:
+def complete_code(space: SearchSpace, indices: Mapping[str, int]) -> str | Unfit:
     """The code of option indices, where those of inactive parameters may be missing."""
     try:
-        return accepted(space, space.code(space.complete(indices)))
+        code = space.code(space.complete(indices))
     except SpaceError as error:
-        if error.__cause__ is not None:  # the predicate itself failed
-            raise
         return Unfit(str(error))
+    return accept_code(space, code)
 
 
-def accepted(space: SearchSpace, code: str) -> str | Unfit:
+def accept_code(space: SearchSpace, code: str) -> str | Unfit:
     """The code, where the space's expressions and predicate accept it."""
     try:
         space.decode(code)
@@ -280,11 +263,7 @@ def rows_of(text: str, header: Sequence[str] = ()) -> Iterator[tuple[str, list[s
 
 
 def header_of(path: Path, text: str) -> list[str]:
-    """The cells of the first line.
-
-    Raises:
-        HistoryError: one of its names stands twice.
-    """
+    """The cells of the first line; a ``HistoryError`` where one of its names stands twice."""
     header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline="")), [])]
     for name in header:
         if name.isidentifier() and header.count(name) > 1:
@@ -293,11 +272,7 @@ def header_of(path: Path, text: str) -> list[str]:
 
 
 def text_of(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
-    """The file's text, without a byte order mark.
-
-    Raises:
-        HistoryError, SpaceError: whichever is given, where it cannot be read.
-    """
+    """The file's text, without a byte order mark; a failure of the given kind where it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -306,12 +281,8 @@ def text_of(path: Path, failure: type[HistoryError] | type[SpaceError]) -> str:
         raise failure(f"{path} is no text file in UTF-8") from error
 
 
-def checked_code(space: SearchSpace, code: object, where: str) -> str:
-    """The code, where it is one of the space.
-
-    Raises:
-        SpaceError: it is not.
-    """
+def check_code(space: SearchSpace, code: object, where: str) -> str:
+    """The code, where it is one of the space; else a ``SpaceError``."""
     if not isinstance(code, str):
         raise SpaceError(f"{where}: a code is text, not {brief(code)}")
     try:

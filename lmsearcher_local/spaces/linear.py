@@ -6,6 +6,7 @@ Conditions of one position become a truth for each of its options.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import lcm, prod
 
 from lmsearcher_local.spaces.nodes import (
@@ -32,24 +33,17 @@ class Terms:
         self.low = sum(map(min, tables.values()))
         self.high = sum(map(max, tables.values()))
         self._without: dict[int, Terms] = {}
-        self._sums: set[int] | bool | None = False  # not known yet
 
     def without(self, place: int) -> "Terms":
-        """Those of the other positions."""
-        found = self._without.get(place)
-        if found is None:
+        """Those of the other positions; always the same object."""
+        if place not in self._without:
             rest = {other: table for other, table in self.tables.items() if other != place}
-            found = self._without[place] = Terms(rest)
-        return found
+            self._without[place] = Terms(rest)
+        return self._without[place]
 
-    @property
+    @cached_property
     def sums(self) -> set[int] | None:
         """All sums, where they are at most ``REACHED``."""
-        if isinstance(self._sums, bool):
-            self._sums = self._reached()
-        return self._sums
-
-    def _reached(self) -> set[int] | None:
         if len(self.tables) > SUMMED:
             return None
         if not self.tables:
@@ -62,38 +56,37 @@ class Terms:
         return found if len(found) <= REACHED else None
 
 
-def decided(sign: str, number: int, terms: Terms) -> bool | None:
+def compare_with_zero(sign: str, low: Value, high: Value) -> bool | None:
+    """Whether a number between these bounds compares with 0 like this, where they decide it."""
+    if sign in EQUALITIES:
+        return sign == "!=" if low > 0 or high < 0 else None
+    never, always = (low >= 0, high < 0) if sign in ("<", ">=") else (low > 0, high <= 0)
+    below = sign in ("<", "<=")
+    return below if always else not below if never else None
+
+
+def decide(sign: str, number: int, terms: Terms) -> bool | None:
     """Whether ``number`` plus the terms compares with 0 like this, where that does not depend on them."""
     low, high = number + terms.low, number + terms.high
     if low == high:
         return bool({**ORDERS, **EQUALITIES}[sign](low, 0))
-    if sign in EQUALITIES:
-        sums = terms.sums
-        never = low > 0 or high < 0 or (sums is not None and -number not in sums)
-        return (sign == "!=") if never else None
-    if sign in ("<", ">="):
-        yes, no = high < 0, low >= 0
-    else:
-        yes, no = high <= 0, low > 0
-    below = sign in ("<", "<=")
-    return below if yes else not below if no else None
-
-
-def simplified(node: Node, options: Sequence[Sequence[Value]], known: dict[int, Node] | None = None) -> Node:
-    """An equal condition of nodes that are quicker to decide, ``table`` and ``linear``, as far as there is one.
-
-    Args:
-        node: a truth, which has a value for all options.
-        known: what has been made of parts, by identity; it grows.
-    """
-    known = {} if known is None else known
-    found = known.get(id(node))
-    if found is None:
-        found = known[id(node)] = _simplified(node, options, known)
+    found = compare_with_zero(sign, low, high)
+    if found is None and sign in EQUALITIES and terms.sums is not None and -number not in terms.sums:
+        return sign == "!="
     return found
 
 
-def _simplified(node: Node, options: Sequence[Sequence[Value]], known: dict[int, Node]) -> Node:
+def simplify(node: Node, options: Sequence[Sequence[Value]], known: dict[int, Node]) -> Node:
+    """An equal condition of nodes that are quicker to decide, ``table`` and ``linear``, as far as there is one.
+
+    ``node`` is a truth that has a value for all options. ``known`` is what was made of parts, by identity; it grows.
+    """
+    if id(node) not in known:
+        known[id(node)] = _simplify(node, options, known)
+    return known[id(node)]
+
+
+def _simplify(node: Node, options: Sequence[Sequence[Value]], known: dict[int, Node]) -> Node:
     if node.kind not in TRUTHS:
         return node
     if len(node.reads) == 1:
@@ -102,7 +95,7 @@ def _simplified(node: Node, options: Sequence[Sequence[Value]], known: dict[int,
         return Node("table", (), (place, truths), node.reads, 0, 1)
     if node.kind in ORDERS or node.kind in EQUALITIES:
         return _linear(node, options) or node
-    return make(node.kind, tuple(simplified(part, options, known) for part in node.parts), node.value)
+    return make(node.kind, tuple(simplify(part, options, known) for part in node.parts), node.value)
 
 
 def _truth(node: Node, place: int, index: int, options: Sequence[Sequence[Value]]) -> bool:
@@ -124,13 +117,12 @@ def _linear(node: Node, options: Sequence[Sequence[Value]]) -> Node | None:
     indices = [0] * len(options)
     try:
         for factor, term in terms:
-            places = [*term.reads]
-            for place in places:
+            for place in term.reads:
                 table = tables.setdefault(place, [0] * len(options[place]))
                 for index in range(len(table)):
                     indices[place] = index
                     table[index] += factor * _number(evaluate(term, indices, options))
-            if not places:
+            if not term.reads:
                 number += factor * _number(evaluate(term, indices, options))
     except Failure:  # text, say
         return None

@@ -55,13 +55,9 @@ def exact(option: object) -> Value:
 
 
 def make(kind: str, parts: tuple[Node, ...] = (), value: Value = None, options: Sequence[Value] = ()) -> Node:
-    """A node with what it reads and its bounds; a constant where it reads nothing.
+    """A node with what it reads and its bounds; a constant where it reads nothing, or a ``Failure``.
 
-    Args:
-        options: exact ones, of a position.
-
-    Raises:
-        Failure: it reads nothing and has no value.
+    ``options`` are exact ones, of a position.
     """
     reads = frozenset([value]) if kind in ("option", "first") else frozenset().union(*(part.reads for part in parts))
     node = Node(kind, parts, value, reads, *_bounds(kind, parts, value, options))
@@ -106,11 +102,7 @@ def is_finite(number: Value) -> bool:
 
 
 def combine(kind: str, values: Sequence[Value], value: Value) -> Value:
-    """The value of a node, but of ``and`` and ``or``, given those of its parts.
-
-    Raises:
-        Failure: it has none.
-    """
+    """The value of a node, but of ``and`` and ``or``, given those of its parts, or a ``Failure``."""
     if kind in EQUALITIES:
         return EQUALITIES[kind](*values)
     if kind == "in":
@@ -119,13 +111,13 @@ def combine(kind: str, values: Sequence[Value], value: Value) -> Value:
         return not truth(values[0])
     if kind in ORDERS:
         if not (all(map(is_number, values)) or all(isinstance(one, str) for one in values)):
-            raise Failure(f"{shown(values[0])} cannot be compared with {shown(values[1])} by {kind}")
+            raise Failure(f"{format_value(values[0])} cannot be compared with {format_value(values[1])} by {kind}")
         return ORDERS[kind](*values)
     for one in values:
         if not is_number(one) or not is_finite(one):
-            raise Failure(f"{shown(one)} cannot be reckoned with")
+            raise Failure(f"{format_value(one)} cannot be reckoned with")
     if kind in DIVISIONS and values[1] == 0:
-        raise Failure(f"{shown(values[0])} {kind} 0 divides by zero")
+        raise Failure(f"{format_value(values[0])} {kind} 0 divides by zero")
     if kind == "sum":
         found = value + sum(values)
     else:
@@ -136,26 +128,18 @@ def combine(kind: str, values: Sequence[Value], value: Value) -> Value:
 
 
 def truth(value: Value) -> bool:
-    """The value, which is true or false.
-
-    Raises:
-        Failure: it is something else.
-    """
+    """The value, which is true or false, or a ``Failure``."""
     if not isinstance(value, bool):
-        raise Failure(f"{shown(value)} is neither true nor false")
+        raise Failure(f"{format_value(value)} is neither true nor false")
     return value
 
 
 def evaluate(
     node: Node, indices: Sequence[int], options: Sequence[Sequence[Value]], known: dict[int, bool] | None = None
 ) -> Value:
-    """The value of a node, where these options are taken; ``and`` and ``or`` look at no more parts than they need.
+    """The value of a node, where these options are taken, or a ``Failure``.
 
-    Args:
-        known: which positions are active, as far as that is known; it grows.
-
-    Raises:
-        Failure: it has none.
+    ``and`` and ``or`` look at no more parts than they need. ``known`` says which positions are active; it grows.
     """
     known = {} if known is None else known
     if node.kind == "constant":
@@ -175,11 +159,7 @@ def evaluate(
 
 
 def check(node: Node, text: str, options: Sequence[Sequence[Value]]) -> None:
-    """Make sure that a node has a value whatever options are taken.
-
-    Raises:
-        SpaceError: it has not, or it reads too many options to find out.
-    """
+    """Refuse, with a ``SpaceError``, a node that has no value for some options, or reads too many to find out."""
     risk = _risk(node, options)
     if risk is None:
         return
@@ -233,6 +213,6 @@ def _risk(node: Node, options: Sequence[Sequence[Value]]) -> str | None:
     return None
 
 
-def shown(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A value in a message."""
     return f"{float(value):g}" if isinstance(value, Fraction) else brief(value)

@@ -24,18 +24,21 @@ def typed(option: object) -> Typed:
     return kind, option
 
 
-def sequence(value: object) -> Sequence[Any]:
-    """Option counts, as far as they are a list."""
-    if isinstance(value, (list, tuple)):
-        return value
-    kind = type(value).__name__
-    raise SpaceError(f"a search space is a list of option counts or a mapping from name to options, not {kind}")
+def is_number(option: object) -> bool:
+    """Whether an option is a number; a boolean is none."""
+    return isinstance(option, (int, float)) and not isinstance(option, bool)
 
 
-def checked_count(position: int, count: object) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise SpaceError(f"position {position}: an option count is a whole number of at least 1, not {brief(count)}")
-    return count
+def check_counts(counts: object) -> Sequence[int]:
+    """Option counts, which are a list of whole numbers, and not so many that they cannot be made."""
+    if not isinstance(counts, (list, tuple)):
+        kind = type(counts).__name__
+        raise SpaceError(f"a search space is a list of option counts or a mapping from name to options, not {kind}")
+    for i, count in enumerate(counts):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise SpaceError(f"position {i}: an option count is a whole number of at least 1, not {brief(count)}")
+    check_size(counts)
+    return counts
 
 
 def check_size(counts: Sequence[int]) -> None:
@@ -47,7 +50,7 @@ def check_size(counts: Sequence[int]) -> None:
         )
 
 
-def checked_options(name: object, options: object) -> tuple[Option, ...]:
+def check_options(name: object, options: object) -> tuple[Option, ...]:
     if not isinstance(name, str) or not name or not _written(name):
         raise SpaceError(f"a parameter name is text, not {brief(name)}")
     if isinstance(options, (set, frozenset)):
@@ -57,14 +60,14 @@ def checked_options(name: object, options: object) -> tuple[Option, ...]:
     if not options:
         raise SpaceError(f"{name} has no options; at least one is needed")
     check_size([len(options)])
-    known: set[Typed] = set()
+    known: dict[Typed, None] = {}  # in order
     for option in options:
         if not isinstance(option, (str, int, float, bool, type(None))) or option != option or not _written(option):
             raise SpaceError(f"{name}: an option is text, a number, a boolean or null, not {brief(option)}")
         if typed(option) in known:
             raise SpaceError(f"{name} lists the option {brief(option)} twice")
-        known.add(typed(option))
-    return tuple(options)
+        known[typed(option)] = None
+    return tuple(option for _, option in known)  # plain ones, also of numpy's
 
 
 def _written(option: Option) -> bool:

@@ -6,7 +6,7 @@ That is what counting and searching rest on (``diagrams.py``).
 
 from collections.abc import Sequence
 
-from lmsearcher_local.spaces.linear import decided
+from lmsearcher_local.spaces.linear import compare_with_zero, decide
 from lmsearcher_local.spaces.nodes import (
     DIVISIONS,
     EQUALITIES,
@@ -37,10 +37,9 @@ class Residuals:
             return node
         if node.kind == "linear":
             return self._added(node, place, index)
-        found = self._fixed.get((node, place, index))
-        if found is None:
-            found = self._fixed[node, place, index] = self._fix(node, place, index)
-        return found
+        if (node, place, index) not in self._fixed:
+            self._fixed[node, place, index] = self._fix(node, place, index)
+        return self._fixed[node, place, index]
 
     def _fix(self, node: Node, place: int, index: int) -> Node:
         if node.kind == "first":
@@ -60,28 +59,26 @@ class Residuals:
             return NOTHING if node.kind in DIVISIONS else FALSE
         if all(part.kind == "constant" for part in parts):
             return self._combined(node, [part.value for part in parts])
-        decided = _decided(node.kind, *parts) if len(parts) == 2 else None
-        return self._one(node.kind, tuple(parts), node.value) if decided is None else (FALSE, TRUE)[decided]
+        answer = _decide(node.kind, *parts) if len(parts) == 2 else None
+        return self._one(node.kind, tuple(parts), node.value) if answer is None else (FALSE, TRUE)[answer]
 
     def _added(self, node: Node, place: int, index: int) -> Node:
         sign, number, terms = node.value
         number += terms.tables[place][index]
         rest = terms.without(place)
-        if (answer := decided(sign, number, rest)) is not None:
+        if (answer := decide(sign, number, rest)) is not None:
             return TRUE if answer else FALSE
         key = sign, number, rest
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = Node("linear", (), key, node.reads - {place}, 0, 1)
-        return found
+        if key not in self._known:
+            self._known[key] = Node("linear", (), key, node.reads - {place}, 0, 1)
+        return self._known[key]
 
     def _joined(self, kind: str, parts: list[Node]) -> Node:
         end, other = (FALSE, TRUE) if kind == "and" else (TRUE, FALSE)
         rest: dict[Node, None] = {}
         for part in parts:
-            known = part
-            if part.kind == "constant":  # what is no truth is never looked at
-                known = TRUE if part.value is True else FALSE
+            # What is no truth is never looked at.
+            known = part if part.kind != "constant" else TRUE if part.value is True else FALSE
             if known is end:
                 return end
             if known is not other:
@@ -112,25 +109,14 @@ class Residuals:
 
     def _one(self, kind: str, parts: tuple[Node, ...], value: Value) -> Node:
         key = kind, parts, value
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = make(kind, parts, value)
-        return found
+        if key not in self._known:
+            self._known[key] = make(kind, parts, value)
+        return self._known[key]
 
 
-def _decided(kind: str, left: Node, right: Node) -> bool | None:
+def _decide(kind: str, left: Node, right: Node) -> bool | None:
     """A comparison as far as bounds decide it."""
     bounds = (left.low, left.high, right.low, right.high)
-    if kind not in ORDERS and kind not in EQUALITIES:
+    if kind not in (*ORDERS, *EQUALITIES) or any(bound is None or not is_finite(bound) for bound in bounds):
         return None
-    if any(bound is None or not is_finite(bound) for bound in bounds):
-        return None
-    below, above = left.high < right.low, left.low > right.high
-    if kind in EQUALITIES:
-        return (kind == "!=") if below or above else None
-    if kind in ("<", ">="):
-        sure, never = below, left.low >= right.high
-    else:
-        sure, never = left.high <= right.low, above
-    yes = kind in ("<", "<=")
-    return yes if sure else not yes if never else None
+    return compare_with_zero(kind, left.low - right.high, left.high - right.low)

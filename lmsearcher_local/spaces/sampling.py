@@ -10,7 +10,7 @@ with them:
 What they find is checked as everything else is, on a plain dictionary.
 """
 
-from collections.abc import Collection, ItemsView, Iterable, Iterator, Sequence, ValuesView
+from collections.abc import Collection, ItemsView, Iterator, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from random import Random
@@ -31,19 +31,12 @@ LIMIT = 50  # tries of a descent at least: half of them have twice as many, a qu
 
 
 class Taken(Collection[str]):
-    """Codes to leave out, and those found on top. The former are not copied: a long search has very many."""
+    """Codes to leave out. Those given are not copied, because a long search has very many; others may be added."""
 
     def __init__(self, exclude: Collection[str]) -> None:
         self._before = exclude if isinstance(exclude, AbstractSet | Taken) else set(exclude)
         self._more: set[str] = set()
-
-    def add(self, code: str) -> None:
-        """Leave out one more, which is not among them."""
-        self._more.add(code)
-
-    def update(self, codes: Iterable[str]) -> None:
-        """Leave out some more, none of which is among them."""
-        self._more.update(codes)
+        self.add, self.update = self._more.add, self._more.update
 
     def __contains__(self, code: object) -> bool:
         return code in self._more or code in self._before
@@ -57,57 +50,34 @@ class Taken(Collection[str]):
 
 def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Collection[str]) -> list[str]:
     """See ``SearchSpace.sample``."""
-    taken = Taken(exclude)
-    found: list[str] = []
-    if n < 1:
-        return found
-    if space.constraints is not None:
-        return _constrained(space, rng, n, taken)
-    for _ in range(ROUNDS):
-        rows = rng.integers(0, space.sizes, size=(100 + 2 * n, len(space.sizes)))
-        if space.is_listed:
-            rows = rows[space.listed[_flat(space, rows)]]
-        sure = space.is_listed or space.valid is None
-        for row, code in zip(rows, space.codes(rows), strict=True):
-            if code not in taken and (sure or space.accepts(row)):
-                taken.add(code)
-                found.append(code)
-                if len(found) == n:
-                    return found
-        if space.enumerable and len(taken) > space.size // 4:
-            break  # what is left is listed rather than waited for
-    if not space.enumerable:
-        return found + search(space, Random(int(rng.integers(1 << 62))), n - len(found), taken)
-    left = space.listed.copy()
-    left[_flat(space, space.array([code for code in taken if space.names_options(code)]))] = False
-    rest = np.flatnonzero(left)
-    picked = rest[rng.permutation(len(rest))[: n - len(found)]]
-    return found + space.codes(np.stack(np.unravel_index(picked, space.sizes), axis=1))
-
-
-def _constrained(space: "SearchSpace", rng: np.random.Generator, n: int, taken: Taken) -> list[str]:
-    """The same where there are expressions: none of the codes drawn breaks one."""
-    assert space.constraints is not None
-    found: list[str] = []
+    taken, found = Taken(exclude), list[str]()
     total = space.size if space.count is None else space.count
-    if not total:
+    if n < 1 or not total:
         return found
     for _ in range(ROUNDS):
-        rows = space.constraints.draw(rng, n + min(n, 100))
+        if space.constraints is not None:  # none of the codes drawn breaks an expression
+            drawn = space.constraints.draw(rng, n + min(n, 100))
+        else:
+            drawn = rng.integers(0, space.sizes, size=(100 + 2 * n, len(space.sizes)))
+        if not len(drawn):
+            break
+        rows, listed = drawn, space.constraints is None and space.is_listed
+        if listed:
+            rows = rows[space.listed[np.ravel_multi_index(tuple(rows.T), space.sizes)]]
         for row, code in zip(rows, space.codes(rows), strict=True):
-            if code not in taken and (space.valid is None or space.accepts(row)):
+            if code not in taken and (listed or space.valid is None or space.accepts(row)):
                 taken.add(code)
                 found.append(code)
                 if len(found) == n:
                     return found
-        if not len(rows):
-            break
         if space.enumerable and len(taken) > total // 4:
             break  # what is left is listed rather than waited for
     if space.enumerable:
         left = [code for code in space.codes(space.rows) if code not in taken]
         return found + [left[i] for i in rng.permutation(len(left))[: n - len(found)]]
-    return found + search(space, Random(int(rng.integers(1 << 62))), n - len(found), taken) if len(rows) else found
+    if not len(drawn):
+        return found
+    return found + search(space, Random(int(rng.integers(1 << 62))), n - len(found), taken)
 
 
 def search(space: "SearchSpace", random: Random, n: int, taken: Taken) -> list[str]:
@@ -140,15 +110,12 @@ def search(space: "SearchSpace", random: Random, n: int, taken: Taken) -> list[s
 def _draws(space: "SearchSpace", random: Random) -> Iterator[str | None]:
     """Random configurations, as far as they are valid codes."""
     rng = np.random.default_rng(random.getrandbits(62)) if space.constraints else None
-    while rng is not None and space.constraints is not None:
-        for row in space.constraints.draw(rng, TURN):
-            yield space.code(row) if space.accepts(row) else None
     while True:
-        indices = _drawn(space, random)
-        yield space.code(indices) if space.accepts(indices) else None
+        rows = space.constraints.draw(rng, TURN) if space.constraints and rng else [_draw_options(space, random)]
+        yield from [space.code(row) if space.accepts(row) else None for row in rows] or [None]
 
 
-def _drawn(space: "SearchSpace", random: Random) -> list[int]:
+def _draw_options(space: "SearchSpace", random: Random) -> list[int]:
     return [int(random.random() * size) for size in space.sizes]
 
 
@@ -185,8 +152,8 @@ def _descents(space: "SearchSpace", random: Random, taken: Collection[str]) -> I
         fixed: dict[int, int] = {}  # by parameter the option chosen, in the order in which they were read
         untried: list[list[int]] = []  # for each of them what else could be chosen
         for _ in range(limit):
-            indices = [fixed.get(place, index) for place, index in enumerate(_drawn(space, random))]
-            accepted, read = _traced(space, indices)
+            indices = [fixed.get(place, index) for place, index in enumerate(_draw_options(space, random))]
+            accepted, read = _trace(space, indices)
             for place in read:
                 if place not in fixed:
                     fixed[place] = indices[place]
@@ -204,7 +171,7 @@ def _descents(space: "SearchSpace", random: Random, taken: Collection[str]) -> I
             fixed[next(reversed(fixed))] = untried[-1].pop()
 
 
-def _traced(space: "SearchSpace", indices: Sequence[int]) -> tuple[bool, list[int]]:
+def _trace(space: "SearchSpace", indices: Sequence[int]) -> tuple[bool, list[int]]:
     """Whether a configuration is valid, and which parameters the predicate read, in what order."""
     if space.valid is None:
         return space.accepts(indices), []
@@ -247,8 +214,3 @@ class _Watched(dict[str, Any]):
 
     def copy(self) -> dict[str, Any]:
         return dict(self.items())
-
-
-def _flat(space: "SearchSpace", rows: np.ndarray) -> np.ndarray:
-    """The place of each code among all, in lexicographic order."""
-    return np.ravel_multi_index(tuple(rows.T), space.sizes)

@@ -21,10 +21,10 @@ from lmsearcher_local.spaces.options import (
     NUMBERS,
     Option,
     Typed,
+    check_counts,
+    check_options,
     check_size,
-    checked_count,
-    checked_options,
-    sequence,
+    is_number,
     typed,
 )
 from lmsearcher_local.spaces.sampling import FIRST_TRIES, sample
@@ -62,10 +62,9 @@ class SearchSpace:
         when: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(parameters, Mapping):
-            named = {name: checked_options(name, options) for name, options in parameters.items()}
+            named = {name: check_options(name, options) for name, options in parameters.items()}
         else:
-            counts = [checked_count(i, count) for i, count in enumerate(sequence(parameters))]
-            check_size(counts)  # before that many are made
+            counts = check_counts(parameters)
             named = {f"p{i}": tuple(range(count)) for i, count in enumerate(counts)}
         if not named:
             raise SpaceError("a search space needs at least one parameter, this one has none")
@@ -123,11 +122,8 @@ class SearchSpace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SearchSpace):
             return NotImplemented
-        if self is other:
-            return True
-        alike = hash(self) == hash(other) and self.names == other.names and self.valid is other.valid
-        alike = alike and (self.where, self.when) == (other.where, other.when)
-        return alike and self._places == other._places
+        alike = hash(self) == hash(other) and self.valid is other.valid and self._places == other._places
+        return alike and (self.names, self.where, self.when) == (other.names, other.where, other.when)
 
     def __hash__(self) -> int:
         return self._hash
@@ -149,9 +145,7 @@ class SearchSpace:
     def ordered(self) -> tuple[bool, ...]:
         """Of which parameters the options are more than two numbers in order."""
         return tuple(
-            len(options) > 2
-            and all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in options)
-            and list(options) == sorted(options)  # type: ignore[type-var]
+            len(options) > 2 and all(map(is_number, options)) and list(options) == sorted(options)  # type: ignore[type-var]
             for options in self.options
         )
 
@@ -211,11 +205,7 @@ class SearchSpace:
         return "".join([f"{index:0{width}d}" for index, width in zip(indices, self._widths, strict=True)])
 
     def indices(self, code: str) -> tuple[int, ...]:
-        """The option index of each parameter.
-
-        Raises:
-            SpaceError: the code has another length, a character that is no digit, or an index out of range.
-        """
+        """The option index of each parameter; a ``SpaceError`` where the code is not of this space."""
         if not isinstance(code, str) or len(code) != self.code_length or not (code.isascii() and code.isdigit()):
             raise SpaceError(f"{brief(code)} is not of this space: its codes are {self.code_length} digits long")
         found, start = [], 0
@@ -228,34 +218,30 @@ class SearchSpace:
         return tuple(found)
 
     def encode(self, configuration: Mapping[str, Option]) -> str:
-        """The NCode of a configuration.
-
-        Raises:
-            SpaceError: an active parameter is missing, one is unknown, an option is unknown, or it is not accepted.
-        """
+        """The NCode of a configuration; a ``SpaceError`` where it is not one of this space."""
         if not set(configuration) <= set(self.names):
             got = ", ".join(map(str, configuration))
             raise SpaceError(f"a configuration names exactly {', '.join(self.names)}; got {got}")
-        indices: dict[str, int] = {}
-        for name, options, places in zip(self.names, self.options, self._places, strict=True):
-            if name not in configuration:
-                continue
-            kind, value = typed(configuration[name])
-            index = places.get((kind, value)) if kind else None
-            if index is None and kind in NUMBERS:  # 1.0 means the option 1 where there is no 1.0
-                index = places.get((NUMBERS[kind], value))
-            if index is None:
-                raise SpaceError(f"{name} has no option {brief(value)}; allowed: {', '.join(map(repr, options))}")
-            indices[name] = index
-        code = self.code(self.complete(indices))
+        named = ((place, name) for place, name in enumerate(self.names) if name in configuration)
+        code = self.code(self.complete({name: self.index(place, configuration[name]) for place, name in named}))
         self.decode(code)
         return code
+
+    def index(self, place: int, value: object) -> int:
+        """The option of a parameter, by its position, that a value means; a ``SpaceError`` where there is none."""
+        kind, option = typed(value)
+        found = self._places[place].get((kind, option)) if kind else None
+        if found is None and kind in NUMBERS:  # 1.0 means the option 1 where there is no 1.0
+            found = self._places[place].get((NUMBERS[kind], option))
+        if found is None:
+            allowed = ", ".join(map(repr, self.options[place]))
+            raise SpaceError(f"{self.names[place]} has no option {brief(option)}; allowed: {allowed}")
+        return found
 
     def complete(self, known: Mapping[str, int]) -> tuple[int, ...]:
         """The option indices of a configuration; for inactive parameters, known or not, those of their first options.
 
-        Raises:
-            SpaceError: one of an active parameter is missing.
+        A ``SpaceError`` where one of an active parameter is missing.
         """
         found = [known.get(name) for name in self.names]
         if self.constraints is not None:
@@ -268,11 +254,7 @@ class SearchSpace:
         return complete
 
     def decode(self, code: str) -> Configuration:
-        """The configuration that a code names.
-
-        Raises:
-            SpaceError: the code is not of this space, breaks an expression, or the validity predicate refuses it.
-        """
+        """The configuration that a code names; a ``SpaceError`` where it is not of this space, or not allowed there."""
         indices = self.indices(code)
         configuration = self.configuration(indices)
         if self.constraints and (broken := self.constraints.broken(np.array(indices))):
@@ -293,16 +275,10 @@ class SearchSpace:
         return False
 
     def array(self, codes: Sequence[str]) -> np.ndarray:
-        """Option indices of codes, int64 of shape ``[len(codes), positions]``.
-
-        Raises:
-            SpaceError: a code is not of this space.
-        """
+        """Option indices of codes, int64 ``[len(codes), positions]``. Each is of this space, or a ``SpaceError``."""
         text = "".join(codes)
         if text.isascii() and text.isdigit() and {*map(len, codes)} == {self.code_length}:
-            rows = np.frombuffer(text.encode(), dtype=np.uint8).reshape(-1, self.code_length).astype(np.int64) - ord(
-                "0"
-            )
+            rows = np.frombuffer(text.encode(), np.uint8).reshape(-1, self.code_length).astype(np.int64) - ord("0")
             if self.code_length > len(self.sizes):
                 rows = np.add.reduceat(rows * self._powers, np.flatnonzero(np.diff(self._at, prepend=-1)), axis=1)
             if (rows < self.sizes).all():
@@ -343,16 +319,15 @@ class SearchSpace:
 
         With conditions, those parameters that it makes inactive, or active, also take their first option.
         """
-        return self.codes(self.neighbour_rows(self.array([code])[0]))
+        return self.codes(self.neighbour_rows(self.array([code])[0], [range(size) for size in self.sizes]))
 
-    def neighbour_rows(self, origin: np.ndarray, options: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    def neighbour_rows(self, origin: np.ndarray, options: Sequence[Sequence[int]]) -> np.ndarray:
         """The same as option indices, from option indices ``[positions]``: int64 ``[n, positions]``.
 
-        With ``options``, indices for each parameter, only those that change to one of these.
+        Only changes to one of the ``options`` of a parameter, given as indices, count.
         """
-        offered = [range(size) for size in self.sizes] if options is None else options
-        positions = np.repeat(np.arange(len(self.sizes)), [*map(len, offered)])
-        indices = np.concatenate([np.array(some, dtype=np.int64) for some in offered])
+        positions = np.repeat(np.arange(len(self.sizes)), [*map(len, options)])
+        indices = np.concatenate([np.array(some, dtype=np.int64) for some in options])
         changed = indices != origin[positions]
         rows = np.tile(origin, (int(np.count_nonzero(changed)), 1))
         rows[np.arange(len(rows)), positions[changed]] = indices[changed]

@@ -6,7 +6,7 @@ parameters conditional, a mapping of ``parameters``, itself a mapping, with ``wh
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from lmsearcher_local.spaces.expressions import is_expression
 from lmsearcher_local.system.documents import parse_json, parse_yaml
 
 FILE_BYTES = 1 << 18  # that a space file has at most
-KEYS = ("parameters", "where", "when")
 
 
 class Parts(NamedTuple):
@@ -30,22 +29,22 @@ class Parts(NamedTuple):
 def read_space_file(path: Path) -> Parts:
     """The parts of a file, which are not looked at any closer.
 
-    Raises:
-        SpaceError: the file is missing, is not YAML or JSON, has a key twice, or holds neither a list nor a mapping.
+    A ``SpaceError`` where it is missing, is not YAML or JSON, has a key twice, or holds neither a list nor a mapping.
     """
-    kind, parse = ("JSON", _json) if path.suffix == ".json" else ("YAML", parse_yaml)
+    is_json = path.suffix == ".json"
     try:
         with path.open("rb") as stream:
             content = stream.read(FILE_BYTES + 1)
         if len(content) > FILE_BYTES:
             raise SpaceError(f"{path} is no space file: it is longer than {FILE_BYTES:,} bytes")
-        found = parse(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        found = parse_json(text, infinite=False) if is_json else parse_yaml(text)
     except OSError as error:
         raise SpaceError(f"cannot read the space file {path}: {error.strerror}") from error
     except SpaceError:
         raise
     except (ValueError, RecursionError) as error:
-        raise SpaceError(f"{path} is not valid {kind}: {error}") from error
+        raise SpaceError(f"{path} is not valid {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(found, (dict, list)):
         raise SpaceError(f"{path} must hold a list of option counts or a mapping from parameter name to options")
     try:
@@ -65,23 +64,21 @@ def _parts(found: Any) -> Parts:
                 raise SpaceError(f"{key} stands beside a mapping called parameters, which holds all parameters")
         return Parts(found)
     for key in found:
-        if key not in KEYS:
+        if key not in Parts._fields:
             raise SpaceError(f"{brief(key)} stands beside parameters; allowed there: where, when")
     return Parts(**found)
 
 
 def warn(path: Path, options: Mapping[str, list[Any]]) -> None:
     """Say what in a space may not be meant."""
-    for message in _doubts(options):
-        warnings.warn(f"{path}: {message}", SpaceWarning, 3)
-
-
-def _doubts(options: Mapping[str, list[Any]]) -> Iterator[str]:
+    doubts = []
     for name, listed in options.items():
-        if text := next((option for option in listed if _looks_like_a_number(option)), None):
-            yield f"{name} offers {text!r} as text, not as a number"
+        if text := next(filter(_looks_like_a_number, listed), None):
+            doubts.append(f"{name} offers {text!r} as text, not as a number")
         if name == "where" and any(is_expression(option, options) for option in listed):
-            yield "where is a parameter here; it forbids something beside a mapping called parameters only"
+            doubts.append("where is a parameter here; it forbids something beside a mapping called parameters only")
+    for doubt in doubts:
+        warnings.warn(f"{path}: {doubt}", SpaceWarning, 3)
 
 
 def _looks_like_a_number(option: object) -> bool:
@@ -89,7 +86,3 @@ def _looks_like_a_number(option: object) -> bool:
         return isinstance(option, str) and math.isfinite(float(option))
     except ValueError:
         return False
-
-
-def _json(text: str) -> Any:
-    return parse_json(text, infinite=False)

@@ -3,7 +3,7 @@
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lmsearcher_local.candidates.measures import judged
+from lmsearcher_local.candidates.measures import judge
 from lmsearcher_local.errors import MeasureError
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.study.objectives.base import Measured
@@ -14,7 +14,7 @@ from lmsearcher_local.system import optuna_internals as internals
 def complete(study: optuna.Study, trial: FrozenTrial, measured: Measured, options: SearchOptions) -> None:
     """Store what was measured; a trial that lacks what a goal or a limit names has failed."""
     try:
-        values, violations = judged(measured, options.goals, options.limits)
+        values, violations = judge(measured, options.goals, options.limits)
     except MeasureError as error:
         return fail(study, trial, REASON, str(error))
     for limit, violation in zip(options.limits, violations, strict=True):

@@ -21,58 +21,14 @@ from lmsearcher_local.errors import StudyError
 from lmsearcher_local.model.checkpoint import OWN, Profile, load_checkpoint
 from lmsearcher_local.model.codecs.chat import Frame, end_of_answer
 from lmsearcher_local.model.codecs.text import message, published_frame
+from lmsearcher_local.spaces.files import write_atomically
 from lmsearcher_local.system.folders import unusable
 from lmsearcher_local.training.trajectories import Task
 
 NAME = "lmsearcher"
 DATA = f"{NAME}.jsonl"
 PARTIAL = f"{DATA}.partial"
-PROFILE = "lmsearcher.json"
-
-DATASET_INFO = {NAME: {"file_name": DATA, "columns": {"prompt": "prompt", "response": "response"}}}
-DEEPSPEED = {
-    "train_batch_size": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-    "bf16": {"enabled": "auto"},
-    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-}
-SETTINGS = """\
-# Full fine-tuning with LLaMA-Factory, as LM-Searcher was trained: 8 GPUs, from this folder:
-#   FORCE_TORCHRUN=1 NPROC_PER_NODE=8 llamafactory-cli train FILE
-
-model_name_or_path: MODEL
-stage: sft
-do_train: true
-finetuning_type: full
-deepspeed: ds_z2_config.json
-
-dataset_dir: .
-dataset: lmsearcher
-# Published: llama3. The prompts carry its text already, because it cannot leave the user turn out (there is none in
-# the published prompt); "empty" adds nothing to them.
-template: empty
-cutoff_len: 20480
-preprocessing_num_workers: 16
-
-output_dir: checkpoint
-save_steps: 1000
-save_total_limit: 1
-save_only_model: true
-logging_steps: 10
-plot_loss: true
-report_to: none
-
-per_device_train_batch_size: 1
-gradient_accumulation_steps: 2
-learning_rate: 1.0e-5
-num_train_epochs: 1.0
-lr_scheduler_type: cosine
-warmup_ratio: 0.1
-bf16: true
-ddp_timeout: 180000000
-"""
+SETTINGS = Path(__file__).parent / "llamafactory"  # files for it; FILE and MODEL stand in one of them
 
 
 class Target(NamedTuple):
@@ -88,21 +44,12 @@ class Target(NamedTuple):
     settings: str
 
 
-LLAMA = Target(
-    "meta-llama/Llama-3.1-8B  # or its folder",
-    published_frame("llama3", ""),
-    "<|eot_id|>",
-    "llama3",
-    "llama3_full_sft.yaml",
-)
+MODEL = "meta-llama/Llama-3.1-8B  # or its folder"
+LLAMA = Target(MODEL, published_frame("llama3", ""), "<|eot_id|>", "llama3", "llama3_full_sft.yaml")
 
 
 def target_of(folder: Path) -> Target:
-    """A model's folder as what is to be fine-tuned, under its own chat template.
-
-    Raises:
-        CheckpointError: it is no checkpoint, or its template or tokenizer cannot be used.
-    """
+    """A model's folder as what is to be fine-tuned, under its own chat template, which may be refused."""
     checkpoint = load_checkpoint(folder)
     own = replace(checkpoint, profile=Profile(template=OWN))
     own.codec()  # refuses a tokenizer from which no answers can be read
@@ -122,13 +69,7 @@ def write_data_set(
     """Write data, ``dataset_info.json`` and settings into a new or empty folder, one task in memory at a time.
 
     Until everything is written the data file has another name and ``dataset_info.json`` is missing; what an interrupted
-    build left is written over by the next.
-
-    Args:
-        out: the folder.
-        tasks: each becomes a line of the data file.
-        show: called after each line.
-        target: what is to be fine-tuned with it.
+    build left is written over by the next. ``show`` is called after each line.
 
     Raises:
         StudyError: the folder cannot be made or written, holds something else, or another build is writing there.
@@ -149,16 +90,11 @@ def write_data_set(
             stream.flush()
             os.fsync(stream.fileno())
             (out / PARTIAL).rename(out / DATA)
-            _write(out / "ds_z2_config.json", json.dumps(DEEPSPEED, indent=2) + "\n")
-            _write(out / target.settings, SETTINGS.replace("FILE", target.settings).replace("MODEL", target.model))
-            _write(out / PROFILE, json.dumps({"template": target.template}) + "\n")
-            _write(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
+            settings = (SETTINGS / "full_sft.yaml").read_text(encoding="utf-8")
+            settings = settings.replace("FILE", target.settings).replace("MODEL", target.model)
+            write_atomically(out / target.settings, settings)
+            write_atomically(out / "lmsearcher.json", json.dumps({"template": target.template}) + "\n")
+            for name in ("ds_z2_config.json", "dataset_info.json"):  # the last one names the data set
+                write_atomically(out / name, (SETTINGS / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {unusable(out, error)}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """The last of the files names the data set, so it must never be there in part."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)

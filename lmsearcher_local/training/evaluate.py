@@ -25,16 +25,13 @@ def held_out_tasks(n: int, count: int) -> list[Lesson]:
 
 def figures(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> dict[str, float]:
     """Share of pools whose best candidate is picked, mean rank of the pick (0 is best), mean Kendall tau."""
-    top, rank, tau = [], [], []
+    rank, tau = [], []
     for guess, truth in zip(predictions, truths, strict=True):
         guess = guess + 1e-9 * np.random.default_rng(0).random(len(guess))  # ties are broken at random
-        better = (truth > truth[np.argmax(guess)]).sum()
-        top.append(better == 0)
-        rank.append(better)
+        rank.append((truth > truth[np.argmax(guess)]).sum())
         upper = np.triu_indices(len(truth), 1)
-        pairs = np.sign(guess[:, None] - guess)[upper] * np.sign(truth[:, None] - truth)[upper]
-        tau.append(pairs.mean())
-    return {"top1": float(np.mean(top)), "rank": float(np.mean(rank)), "tau": float(np.mean(tau))}
+        tau.append((np.sign(guess[:, None] - guess)[upper] * np.sign(truth[:, None] - truth)[upper]).mean())
+    return {"top1": float(np.mean(np.equal(rank, 0))), "rank": float(np.mean(rank)), "tau": float(np.mean(tau))}
 
 
 @torch.no_grad()

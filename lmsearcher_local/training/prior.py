@@ -16,9 +16,8 @@ def draw_sizes(rng: Rng, positions: int, minimum: float) -> np.ndarray:
     """Option counts of a space of ``positions`` positions with at least ``minimum`` codes (if options allow it)."""
     for attempt in range(50):
         top = min(MAX_OPTIONS, 3 + attempt + int(rng.choice([0, 2, 4, 9])))
-        sizes = (
-            np.full(positions, rng.integers(2, top + 1)) if rng.random() < 0.4 else rng.integers(2, top + 1, positions)
-        )
+        alike = rng.random() < 0.4
+        sizes = np.full(positions, rng.integers(2, top + 1)) if alike else rng.integers(2, top + 1, positions)
         if np.log(sizes).sum() >= np.log(minimum):
             return sizes
     return np.full(positions, MAX_OPTIONS)
@@ -37,7 +36,7 @@ def draw_objective(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objectiv
     weights = rng.dirichlet(np.ones(count))
     parts = [_FAMILIES[rng.choice(len(_FAMILIES), p=_SHARES)](rng, sizes, ordinal) for _ in range(count)]
     probe = rng.integers(0, sizes, size=(256, len(sizes)))
-    scaled = [_standardised(part, probe) for part in parts]
+    scaled = [_standardise(part, probe) for part in parts]
     values = sum(w * part(probe) for w, part in zip(weights, scaled, strict=True))
     spread = float(np.std(values)) + 1e-9
     ceiling = float(np.quantile(values, rng.uniform(0.5, 0.99))) if rng.random() < 0.45 else np.inf
@@ -94,13 +93,11 @@ def _shape(rng: Rng, n: int, ordinal: bool) -> np.ndarray:
 
 def _scales(rng: Rng, positions: int) -> np.ndarray:
     """How much each position matters: heavy-tailed, some not at all."""
-    scales = np.exp(rng.standard_normal(positions) * rng.uniform(0.5, 2.5)) * (
-        rng.random(positions) < rng.uniform(0.4, 1.2)
-    )
+    scales = np.exp(rng.standard_normal(positions) * rng.uniform(0.5, 2.5))
+    scales *= rng.random(positions) < rng.uniform(0.4, 1.2)
     if positions > 8 and rng.random() < 0.4:  # neighbouring layers of a network matter alike
-        scales = np.exp(
-            np.cos(np.linspace(0, rng.uniform(1, 6), positions) + rng.uniform(0, 6.3)) * rng.uniform(0.3, 1.5)
-        )
+        waves = np.cos(np.linspace(0, rng.uniform(1, 6), positions) + rng.uniform(0, 6.3))
+        scales = np.exp(waves * rng.uniform(0.3, 1.5))
     scales[rng.integers(positions)] += 0.3
     return scales
 
@@ -184,12 +181,17 @@ def _graph(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     return objective
 
 
-def _network(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
-    """A random neural network over option features."""
-    features = [
+def _features(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> list[np.ndarray]:
+    """Two features of each option, ``[options, 2]`` for each position, larger where the position matters."""
+    return [
         np.stack([_shape(rng, n, o) for _ in range(2)], axis=1) * scale
         for n, o, scale in zip(sizes, ordinal, _scales(rng, len(sizes)), strict=True)
     ]
+
+
+def _network(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
+    """A random neural network over option features."""
+    features = _features(rng, sizes, ordinal)
     hidden = 24
     first = rng.standard_normal((2 * len(sizes), hidden)) * rng.uniform(0.5, 2.5) / np.sqrt(len(sizes))
     bias, second = rng.standard_normal(hidden), rng.standard_normal((hidden, hidden)) / np.sqrt(hidden)
@@ -222,8 +224,7 @@ def _trees(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     def objective(codes: np.ndarray) -> np.ndarray:
         value = np.zeros(len(codes))
         for chosen, sides, leaves in trees:
-            at = tuple(side[codes[:, i]].astype(int) for i, side in zip(chosen, sides, strict=True))
-            value += leaves[at]
+            value += leaves[tuple(side[codes[:, i]].astype(int) for i, side in zip(chosen, sides, strict=True))]
         return value
 
     return objective
@@ -231,10 +232,7 @@ def _trees(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
 
 def _hills(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     """A few hills and valleys around codes at random, narrow where a position matters."""
-    features = [
-        np.stack([_shape(rng, n, o) for _ in range(2)], axis=1) * scale
-        for n, o, scale in zip(sizes, ordinal, _scales(rng, len(sizes)), strict=True)
-    ]
+    features = _features(rng, sizes, ordinal)
     centres = rng.integers(0, sizes, size=(int(rng.integers(3, 40)), len(sizes)))
     heights = rng.standard_normal(len(centres)) * rng.exponential(1.0, len(centres))
     narrow = np.exp(rng.uniform(-1.5, 1.5)) / len(sizes) ** 0.5
@@ -252,9 +250,8 @@ def _valley(rng: Rng, sizes: np.ndarray, ordinal: np.ndarray) -> Objective:
     """The logarithm of a loss: a valley that lies askew, its bottom all of one height, and perhaps a cliff."""
     places = [np.linspace(-1, 1, n) if o else 0.6 * rng.standard_normal(n) for n, o in zip(sizes, ordinal, strict=True)]
     count = len(sizes)
-    mixing = np.eye(count) + rng.uniform(0, 1) * rng.standard_normal((count, count)) * (
-        rng.random((count, count)) < 1.5 / count
-    )
+    mixing = rng.uniform(0, 1) * rng.standard_normal((count, count)) * (rng.random((count, count)) < 1.5 / count)
+    mixing += np.eye(count)
     bottom, scales = rng.uniform(-1, 1, count), _scales(rng, count)
     power, floor = rng.uniform(1, 2.5), np.exp(rng.uniform(-4, 0))
     uphill, edge = scales * rng.standard_normal(count), rng.uniform(0.3, 2) if rng.random() < 0.5 else np.inf
@@ -275,7 +272,7 @@ def _failures(rng: Rng, sizes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]
     return lambda codes: np.all([b[codes[:, i]] for i, b in zip(chosen, bad, strict=True)], axis=0)
 
 
-def _standardised(part: Objective, probe: np.ndarray) -> Objective:
+def _standardise(part: Objective, probe: np.ndarray) -> Objective:
     values = part(probe)
     mean, spread = float(values.mean()), float(values.std()) + 1e-9
     return lambda codes: (part(codes) - mean) / spread

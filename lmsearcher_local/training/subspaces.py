@@ -30,7 +30,7 @@ def table_source(table: Table) -> Source:
     """A benchmark table; a minimised value enters negated."""
     sign = 1.0 if table.direction == "maximize" else -1.0
     values = np.empty(table.space.sizes)
-    values[tuple(table.space.array(list(table.values)).T)] = [sign * value for value in table.values.values()]
+    values[tuple(table.space.array([*table.values]).T)] = [sign * value for value in table.values.values()]
     return Source(np.array(table.space.sizes), lambda codes: values[tuple(codes.T)])
 
 
@@ -42,27 +42,20 @@ def prior_source(rng: Rng) -> Source:
 
 
 def prune(rng: Rng, sizes: np.ndarray) -> list[np.ndarray]:
-    """The options left at each position of a pruned space, ascending.
+    """The options left at each position of a pruned space, ascending; a ``SpaceError`` where it is too small for that.
 
     Each position and each option is dropped with probability 1/2. A dropped position is searched no more: all codes
     of the subspace hold the same option there, drawn at random, so they stay codes of the whole space. A pruning that
     leaves fewer than ``FEWEST`` codes is drawn again.
-
-    Raises:
-        SpaceError: the space is too small to be pruned like this.
     """
     offered = np.arange(sizes.max()) < sizes[:, None]
     for _ in range(ROUNDS):
         options = offered & (rng.random((TRIES, *offered.shape)) < 0.5)
         dropped = rng.random((TRIES, len(sizes))) < 0.5
-        counts = np.where(dropped, 1.0, options.sum(2))
-        large = np.flatnonzero(counts.prod(1) >= FEWEST)
+        large = np.flatnonzero(np.where(dropped, 1.0, options.sum(2)).prod(1) >= FEWEST)
         if len(large):
-            fixed = rng.integers(0, sizes)
-            found = large[0]
-            return [
-                fixed[i : i + 1] if dropped[found, i] else np.flatnonzero(options[found, i]) for i in range(len(sizes))
-            ]
+            fixed, left, out = rng.integers(0, sizes), options[large[0]], dropped[large[0]]
+            return [fixed[i : i + 1] if out[i] else np.flatnonzero(left[i]) for i in range(len(sizes))]
     raise SpaceError(f"a space of {sizes.tolist()} options is too small: its pruned parts hold no {FEWEST} codes")
 
 
@@ -71,9 +64,6 @@ def draw_pruned(rng: Rng, source: Source) -> Task:
 
     Half of the histories are uniform draws, as in the paper, half as a search leaves them. Pools are uniform over
     what the history left. Where candidates share the best value the pool has no one answer: callers look.
-
-    Raises:
-        SpaceError: the space is too small to be pruned.
     """
     options = prune(rng, source.sizes)
     counts = np.array([len(left) for left in options])
@@ -86,13 +76,10 @@ def draw_pruned(rng: Rng, source: Source) -> Task:
             codes[:, position] = options[position][part[:, column]]
         return codes
 
-    def objective(part: np.ndarray) -> np.ndarray:
-        return source.objective(whole(part))
-
     sizes = counts[searched]
     drawn = int(rng.integers(FEWEST, min(MOST, sizes.astype(float).prod()) + 1))
     draw = draw_uniform if rng.random() < 0.5 else draw_search
-    history, scores = draw(rng, objective, sizes, drawn - POOL)
+    history, scores = draw(rng, lambda part: source.objective(whole(part)), sizes, drawn - POOL)
     pool = whole(draw_pool(rng, sizes, history, scores, POOL, near=0.0))
     return Task(SearchSpace(source.sizes.tolist()), whole(history), scores, pool, source.objective(pool))
 
@@ -101,22 +88,14 @@ def draw_pruned_tasks(sources: Sequence[Source], seed: int, count: int) -> Itera
     """``count`` questions, one after the other, each with one truly best candidate; they depend on the seed alone.
 
     Sources take turns; without any, each question has a fresh space and objective of the prior.
-
-    Raises:
-        SpaceError: a source is too small to be pruned.
     """
     for i in range(count):
         rng = np.random.default_rng((STREAM, seed, i))
         task = None
         while task is None or (task.truth == task.truth.max()).sum() > 1:
-            task = draw_pruned(rng, sources[i % len(sources)]) if sources else _draw_synthetic(rng)
+            try:
+                task = draw_pruned(rng, sources[i % len(sources)] if sources else prior_source(rng))
+            except SpaceError:
+                if sources:  # a synthetic space that is too small makes way for another
+                    raise
         yield task
-
-
-def _draw_synthetic(rng: Rng) -> Task:
-    """A question over a fresh synthetic space; one that is too small to be pruned makes way for another."""
-    while True:
-        try:
-            return draw_pruned(rng, prior_source(rng))
-        except SpaceError:
-            continue

@@ -28,6 +28,7 @@ WARM_UP, COOL_DOWN = 100, 0.4  # steps; share of all steps with a falling rate
 IMPROVEMENT = 0.3  # by how much more a pool weighs for each normal score that its best exceeds the history by
 SHARP = 3.0  # how sharply a pool's order follows its values, in their standard deviations
 AVERAGE = 0.995  # weights are averaged over about the last 200 steps
+Optimisers = list[torch.optim.Optimizer]
 
 
 def train(
@@ -45,10 +46,8 @@ def train(
     Args:
         out: holds ``state.pt``, ``log.jsonl``, ``curves.png`` and ``checkpoint/``.
         seed: of weights and data.
-        steps: optimiser steps in all.
         rows: about how many rows a batch has; a step sees two batches.
-        save_every: steps between states on disk.
-        evaluate_every: steps between evaluations on held-out tasks.
+        save_every, evaluate_every: steps between states on disk, and between evaluations on held-out tasks.
         device: where the steps run, ``cpu`` or ``cuda``; a run may change it when it goes on.
         show: called after each step with its line of ``log.jsonl``.
 
@@ -69,7 +68,8 @@ def train(
     cut_log(log, first)
     for step, batches in stream_batches(seed, first, steps, rows):
         began = time.perf_counter()
-        row = _learn(model, optimisers, batches, _rate(step, steps))
+        rate = min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
+        row = _learn(model, optimisers, batches, rate)
         _average(averaged, model, step)
         done = step + 1
         seconds += time.perf_counter() - began
@@ -128,10 +128,8 @@ def losses(model: Ranker, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     spread = values.std(2, keepdim=True) + 0.1
     listed = _cross_entropy(SHARP * expected / spread, order)
     parts = {"answer": _cross_entropy(pick, target), "score": score, "order": listed, "outside": outside}
-    parts |= {
-        name: best.gather(2, found.argmax(2, keepdim=True)).mean()
-        for name, found in (("top1", pick), ("top1_expected", expected))
-    }
+    for name, found in (("top1", pick), ("top1_expected", expected)):
+        parts[name] = best.gather(2, found.argmax(2, keepdim=True)).mean()
     return answer + 0.2 * outside + score + 0.5 * listed, {name: float(value.detach()) for name, value in parts.items()}
 
 
@@ -146,9 +144,7 @@ def evaluate(model: Ranker) -> dict[str, dict[str, float]]:
     return found
 
 
-def _learn(
-    model: Ranker, optimisers: list[torch.optim.Optimizer], batches: list[Batch], rate: float
-) -> dict[str, float]:
+def _learn(model: Ranker, optimisers: Optimisers, batches: list[Batch], rate: float) -> dict[str, float]:
     """One step; the means of its batches' figures."""
     device = model.table["pick"].device.type
     row: dict[str, float] = {}
@@ -178,34 +174,24 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logits.log_softmax(-1)).sum(-1).mean()
 
 
-def _optimisers(model: Ranker) -> list[torch.optim.Optimizer]:
+def _optimisers(model: Ranker) -> Optimisers:
     matrices = [p for p in model.llama.model.layers.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
     muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.0)
     adam = torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    for optimiser, rate in ((muon, MATRIX_RATE), (adam, OTHER_RATE)):
+    for optimiser in (muon, adam):
         for group in optimiser.param_groups:
-            group["peak"] = rate
+            group["peak"] = group["lr"]
     return [muon, adam]
 
 
-def _rate(step: int, steps: int) -> float:
-    left = (steps - step) / (COOL_DOWN * steps)
-    return min(1.0, (step + 1) / WARM_UP, left)
-
-
 def read_state(
-    path: Path,
-    seed: int,
-    device: str,
-    models: tuple[torch.nn.Module, torch.nn.Module],
-    optimisers: list[torch.optim.Optimizer],
+    path: Path, seed: int, device: str, models: tuple[torch.nn.Module, torch.nn.Module], optimisers: Optimisers
 ) -> tuple[int, float]:
     """Take up a run: weights, averaged weights and optimisers; the number of steps done, and their seconds.
 
-    Raises:
-        StudyError: the file holds another seed's run, or is no state of this trainer.
+    A ``StudyError`` where the file holds another seed's run, or is no state of this trainer.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -226,11 +212,7 @@ def read_state(
 
 
 def cut_log(log: Path, last: int) -> None:
-    """Drop the lines after step ``last``, which are trained again, and a line that was cut off in writing.
-
-    Raises:
-        StudyError: the file is no log of this trainer.
-    """
+    """Drop the lines after step ``last``, which are trained again, and a line that was cut off in writing."""
     try:
         rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= last]

@@ -1,6 +1,8 @@
 """Training examples: a history as uniform draws or a search leaves it, pools of new codes, and their true values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -65,19 +67,12 @@ class Batch(NamedTuple):
     best: np.ndarray  # [B]: the best score of the history
 
 
-def draw_task(rng: Rng, positions: int, n: int, m: int) -> Task:
-    """A task over a fresh space and objective."""
-    lesson = draw_lesson(rng, positions, n, m, 1)
-    return Task(lesson.space, lesson.history, lesson.scores, lesson.pools[0], lesson.truth[0])
-
-
 def draw_lesson(rng: Rng, positions: int, n: int, m: int, k: int, wrong: float = 0.0) -> Lesson:
     """A lesson over a fresh space and objective; with probability ``wrong`` the surrogate has a kernel at random."""
     sizes = draw_sizes(rng, positions, 2.0 * (n + k * m))
     ordinal = draw_ordinal(rng, positions)
     objective, space = draw_objective(rng, sizes, ordinal), draw_space(rng, sizes, ordinal)
-    searched = rng.random() < 0.6
-    history, scores = draw_search(rng, objective, sizes, n) if searched else draw_uniform(rng, objective, sizes, n)
+    history, scores = (draw_search if rng.random() < 0.6 else draw_uniform)(rng, objective, sizes, n)
     known = _history(space, history, scores)
     surrogate = Surrogate(space, known)
     shown = surrogate
@@ -89,11 +84,10 @@ def draw_lesson(rng: Rng, positions: int, n: int, m: int, k: int, wrong: float =
     for _ in range(k):
         kind = rng.random()
         near = 0.0 if kind < 0.35 else 1.0 if kind < 0.75 else 0.5
-        if rng.random() < 0.4:
-            count = int(min(WIDER * m, np.prod(sizes, dtype=float) - n))
-            pools.append(_promising(rng, surrogate, draw_pool(rng, sizes, history, scores, count, near), m))
-        else:
-            pools.append(draw_pool(rng, sizes, history, scores, m, near))
+        chosen = rng.random() < 0.4
+        count = int(min(WIDER * m, np.prod(sizes, dtype=float) - n)) if chosen else m
+        pool = draw_pool(rng, sizes, history, scores, count, near)
+        pools.append(_most_promising(rng, surrogate, pool, m) if chosen else pool)
     truth = objective(np.concatenate(pools)).reshape(k, m)
     return Lesson(space, history, scores, np.stack(pools), truth, shown)
 
@@ -122,7 +116,7 @@ def _arrays(rng: Rng, lesson: Lesson, augment: bool) -> Batch:
     hindsight, (means, deviations, improvements) = surrogate.hindsight, surrogate.appraise(lesson.space.codes(pool))
     before = hindsight.means
     if augment and (kind := rng.random() / _telling(len(lesson.scores))) < NOISY + USELESS:
-        before, means = (_worsened(rng, kind, part) for part in (before, means))
+        before, means = (_worsen(rng, kind, part) for part in (before, means))
         improvements = expected_improvement(means, deviations, surrogate.best)
     fitted = scale_length(len(lesson.scores))
     together = normal_scores(np.concatenate([lesson.scores, lesson.truth.ravel()]), fitted)
@@ -142,7 +136,7 @@ def _telling(n: int) -> float:
     return min(1.0, n / TELLING)
 
 
-def _worsened(rng: Rng, kind: float, means: np.ndarray) -> np.ndarray:
+def _worsen(rng: Rng, kind: float, means: np.ndarray) -> np.ndarray:
     """Expectations with noise, or noise in their place."""
     noise = rng.standard_normal(len(means)) * max(means.std(), 0.3)
     return means + noise * rng.uniform(0.3, 2) if kind < NOISY else noise
@@ -178,7 +172,7 @@ def draw_search(rng: Rng, objective: Objective, sizes: np.ndarray, n: int) -> tu
         best = codes[np.argsort(-scores)[:elite]]
         near = 0.0 if rng.random() < fresh else 1.0
         count = min(rounds, n - len(codes))
-        new = _new_rows(rng, sizes, count, taken, lambda k, b=best, p=near: _changed(rng, sizes, b, k, p))
+        new = _new_rows(rng, sizes, count, taken, partial(_change, rng, sizes, best, near=near))
         codes, scores = np.concatenate([codes, new]), np.concatenate([scores, objective(new)])
     if rng.random() < 0.15:
         order = rng.permutation(n)
@@ -190,10 +184,10 @@ def draw_pool(rng: Rng, sizes: np.ndarray, history: np.ndarray, scores: np.ndarr
     """``m`` rows that are not in the history; a share of about ``near`` of them are changed copies of its best."""
     best = history[np.argsort(-scores)[: int(rng.integers(1, 6))]]
     taken = {row.tobytes() for row in history}
-    return _new_rows(rng, sizes, m, taken, lambda k: _changed(rng, sizes, best, k, near))
+    return _new_rows(rng, sizes, m, taken, partial(_change, rng, sizes, best, near=near))
 
 
-def _promising(rng: Rng, surrogate: Surrogate, wide: np.ndarray, m: int) -> np.ndarray:
+def _most_promising(rng: Rng, surrogate: Surrogate, wide: np.ndarray, m: int) -> np.ndarray:
     """``m`` of the rows ``wide`` as a search takes them: all or half by expected improvement, the others at random."""
     improvements = surrogate.appraise(surrogate.space.codes(wide)).improvements
     order = np.argsort(-improvements, kind="stable")
@@ -205,7 +199,7 @@ def _history(space: SearchSpace, rows: np.ndarray, scores: np.ndarray) -> Histor
     return History(tuple(space.codes(rows)), tuple(scores.tolist()))
 
 
-def _changed(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: float) -> np.ndarray:
+def _change(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: float) -> np.ndarray:
     """``k`` rows, each with probability ``near`` near a parent, else uniform.
 
     Of those near one half differ from it in one position, the others have one to three redrawn.
@@ -218,15 +212,16 @@ def _changed(rng: Rng, sizes: np.ndarray, parents: np.ndarray, k: int, near: flo
     return np.where(redrawn | (rng.random((k, 1)) >= near), fresh, rows)
 
 
-def _new_rows(rng: Rng, sizes: np.ndarray, count: int, taken: set[bytes], propose) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _new_rows(
+    rng: Rng, sizes: np.ndarray, count: int, taken: set[bytes], propose: Callable[[int], np.ndarray]
+) -> np.ndarray:
     """``count`` proposed rows that are not in ``taken``, which they join; uniform ones where proposals run dry."""
     found: list[np.ndarray] = []
     for attempt in range(1000):
         rows = propose(2 * count + 4) if attempt < 6 else rng.integers(0, sizes, size=(2 * count + 4, len(sizes)))
         for row in np.ascontiguousarray(rows, dtype=np.int64):
-            key = row.tobytes()
-            if key not in taken:
-                taken.add(key)
+            if row.tobytes() not in taken:
+                taken.add(row.tobytes())
                 found.append(row)
                 if len(found) == count:
                     return np.stack(found)

@@ -22,19 +22,15 @@ class Codec(Protocol):
 
     def prompt(self, space: SearchSpace, history: History, pool: Pool) -> list[int] | np.ndarray:
         """Token ids, or rows, of the prompt that shows ``history`` and ``pool``; the answer follows it."""
-        ...
 
     def answers(self, space: SearchSpace, codes: Sequence[str]) -> list[list[int]]:
         """For each candidate the token ids that name it as the answer."""
-        ...
 
     def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
         """Length of the longest question that a search in a space asks, answer included.
 
-        Raises:
-            PromptError: the codec cannot show this space.
+        A ``PromptError`` where the codec cannot show this space.
         """
-        ...
 
 
 @runtime_checkable
@@ -46,4 +42,3 @@ class ScoreCodec(Codec, Protocol):
 
     def score_prompts(self, pool: Pool) -> list[np.ndarray]:
         """For each candidate the prompt behind which the score tokens are as likely as its scores."""
-        ...

@@ -29,11 +29,8 @@ def own_frame(folder: Path, date: str) -> Frame:
     """What a folder's chat template writes around one message, up to where the assistant's answer begins.
 
     The message is the system message, as in the published protocol. Where the template refuses a chat of that alone,
-    or leaves the message out or changes it (Gemma's has no such role), it is the user's.
-
-    Args:
-        folder: with ``chat_template.jinja``, or a ``chat_template`` in ``tokenizer_config.json``.
-        date: like ``26 Jul 2024``; today, as far as the template sees.
+    or leaves the message out or changes it (Gemma's has no such role), it is the user's. To the template, today is
+    ``date``, like ``26 Jul 2024``.
 
     Raises:
         CheckpointError: there is no template, it fails, or it does not show the message as it is.
@@ -52,11 +49,7 @@ def own_frame(folder: Path, date: str) -> Frame:
 
 
 def end_of_answer(folder: Path) -> str:
-    """The token that ends a text in this folder's model.
-
-    Raises:
-        CheckpointError: the folder names none.
-    """
+    """The token that ends a text in this folder's model, which has to name one."""
     _, variables = _source(folder)
     if not variables.get("eos_token"):
         raise CheckpointError(f"{folder / CONFIG} names no eos_token, which has to end an answer")
@@ -74,8 +67,7 @@ def _source(folder: Path) -> tuple[str, dict[str, str]]:
             variables[name] = text
     template = contents[1].get("chat_template")
     if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}.get("default")
     if (folder / TEMPLATE).exists():
         try:
             template = (folder / TEMPLATE).read_text(encoding="utf-8")
@@ -90,21 +82,16 @@ def _frame(source: str, variables: dict[str, str], role: str, message: str, date
     """What stands around the message, or ``None`` where it does not stand there once."""
     day, month, year = date.split()
     today = datetime(int(year), MONTHS.index(month) + 1, int(day))
-    template = _environment(today).from_string(source)
-    text = template.render(
-        messages=[{"role": role, "content": message}],
-        add_generation_prompt=True,
-        tools=None,
-        documents=None,
-        date_string=date,  # Llama 3's templates
-        **variables,
-    )
+    chat = {"messages": [{"role": role, "content": message}], "add_generation_prompt": True}
+    given = {"tools": None, "documents": None, "date_string": date}  # the date is for Llama 3's templates
+    text = _environment(today).from_string(source).render(**chat, **given, **variables)
     parts = text.split(message)
     return Frame(*parts) if len(parts) == 2 and parts[1] else None
 
 
 def _environment(today: datetime) -> Any:
     """The one that transformers makes, but for the date."""
+    from jinja2 import TemplateError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.nodes import Node
     from jinja2.parser import Parser
@@ -119,20 +106,14 @@ def _environment(today: datetime) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = today.strftime
+    def to_json(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
+
+    def refuse(reason: str) -> NoReturn:
+        raise TemplateError(reason)
+
+    extensions = [Generation, loopcontrols]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": refuse, "strftime_now": today.strftime}
     return environment
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
-
-
-def _refuse(reason: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(reason)

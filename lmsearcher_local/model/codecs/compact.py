@@ -77,8 +77,7 @@ class CodeFeatures(NamedTuple):
 class CompactCodec:
     """Codec of the bundled checkpoint; stateless, so equal questions give equal rows.
 
-    Args:
-        table: float32 arrays of ``table_shapes``.
+    ``table`` holds float32 arrays of ``table_shapes``.
     """
 
     max_pool = ALIASES
@@ -92,11 +91,9 @@ class CompactCodec:
     @one_thread()
     def prompt(self, space: SearchSpace, history: History, pool: Pool) -> np.ndarray:
         """The rows of history and pool, float32 ``[positions, width]``."""
-        if len(pool.codes) > ALIASES:
-            raise PromptError(
-                f"a pool of {len(pool.codes)} candidates is too large for one prompt; at most {ALIASES} fit"
-            )
-        candidates = self._candidates(pool) + self.table["aliases"][: len(pool.codes)]
+        if len(pool) > ALIASES:
+            raise PromptError(f"a pool of {len(pool)} candidates is too large for one prompt; at most {ALIASES} fit")
+        candidates = self._candidates(pool) + self.table["aliases"][: len(pool)]
         return np.concatenate([self._trials(pool), candidates, self.table["pick"]])
 
     @one_thread()
@@ -110,11 +107,7 @@ class CompactCodec:
         return [[k] for k in range(len(codes))]
 
     def longest_prompt(self, space: SearchSpace, pool_size: int) -> int:
-        """Positions of the longest question in a space, answer included.
-
-        Raises:
-            PromptError: the space has more digits than the table.
-        """
+        """Positions of the longest question in a space, answer included; a ``PromptError`` where it is too wide."""
         lay_out(space)
         return HISTORY_CAP + min(pool_size, ALIASES) + 2
 
@@ -132,11 +125,7 @@ class CompactCodec:
 
 
 def load_codec(file: Path, width: int) -> CompactCodec:
-    """The codec whose table is in that file, for a model that is ``width`` wide.
-
-    Raises:
-        CheckpointError: the table is missing, damaged or another model's.
-    """
+    """The codec whose table is in that file, for a model that is ``width`` wide; other files are refused."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -154,12 +143,9 @@ def load_codec(file: Path, width: int) -> CompactCodec:
 
 
 def lay_out(space: SearchSpace) -> Layout:
-    """The layout of a space, its slots numbered in order of position.
-
-    Raises:
-        PromptError: the space has more digits than the table.
-    """
-    digits = [(i, BASE**power) for i, size in enumerate(space.sizes) for power in reversed(range(_width(size)))]
+    """The layout of a space, its slots numbered in order of position; a ``PromptError`` where the table has too few."""
+    widths = [len(f"{size - 1:x}") for size in space.sizes]  # digits to the base of 16
+    digits = [(i, BASE**power) for i, width in enumerate(widths) for power in reversed(range(width))]
     if len(digits) > SLOTS:
         raise PromptError(f"this space takes {len(digits)} code digits; the bundled checkpoint reads at most {SLOTS}")
     positions, divisors = np.array(digits).T
@@ -207,17 +193,17 @@ def code_rows(table: Table, codes: CodeFeatures) -> Any:
 def trial_numbers(scores: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
     """What a trial shows besides its code, float32 ``[trials, features]``: its score, what the surrogate expected of
     it without it (mean, logarithm of the deviation), and by how many deviations it was wrong."""
-    return expanded(scores, means, _log_deviation(deviations), (scores - means) / deviations)
+    return expand(scores, means, _log_deviation(deviations), (scores - means) / deviations)
 
 
 def candidate_numbers(means: np.ndarray, deviations: np.ndarray, improvements: np.ndarray, best: float) -> np.ndarray:
     """What a candidate shows besides its code, float32 ``[candidates, features]``: mean, logarithm of the deviation,
     by how many deviations the mean is from the best score, and the logarithm of the expected improvement."""
     short = 0.7 * ((means - best) / deviations + 2)
-    return expanded(means, _log_deviation(deviations), short, (np.log(improvements + 1e-9) + 6) / 2.5)
+    return expand(means, _log_deviation(deviations), short, (np.log(improvements + 1e-9) + 6) / 2.5)
 
 
-def expanded(*columns: np.ndarray) -> np.ndarray:
+def expand(*columns: np.ndarray) -> np.ndarray:
     """1, then each number within the limits and its bumps ``exp(-((x - c) / w)^2 / 2)``, ``w`` apart: float32."""
     centres = np.linspace(-LIMIT, LIMIT, BUMPS)
     clipped = np.clip(np.stack(columns, -1), -LIMIT, LIMIT)[..., None]
@@ -228,10 +214,3 @@ def expanded(*columns: np.ndarray) -> np.ndarray:
 
 def _log_deviation(deviations: np.ndarray) -> np.ndarray:
     return 1.75 * (np.log(deviations) + 1.2)
-
-
-def _width(size: int) -> int:
-    width = 1
-    while BASE**width < size:
-        width += 1
-    return width

@@ -35,12 +35,9 @@ def _text(checkpoint: "Checkpoint") -> Codec:
 def _compact(checkpoint: "Checkpoint") -> Codec:
     from lmsearcher_local.model.codecs.compact import ALIASES, SCORES, load_codec
 
-    codec = load_codec(checkpoint.path / TABLE, checkpoint.hidden)
-    if checkpoint.vocabulary < ALIASES + SCORES:
-        raise CheckpointError(
-            f"{checkpoint.path} has {checkpoint.vocabulary:,} token ids where its codec, compact, has"
-            f" {ALIASES + SCORES}"
-        )
+    codec, tokens = load_codec(checkpoint.path / TABLE, checkpoint.hidden), ALIASES + SCORES
+    if (known := checkpoint.vocabulary) < tokens:
+        raise CheckpointError(f"{checkpoint.path} has {known:,} token ids where its codec, compact, has {tokens}")
     return codec
 
 

@@ -27,11 +27,7 @@ TEMPLATES = {
 
 
 def published_frame(template: str, date: str) -> Frame:
-    """What one of ``TEMPLATES`` writes around the message: ``llama3.1`` dates every prompt, ``llama3`` does not.
-
-    Args:
-        date: what the date block says; pinned, so that a search does not change from one day to the next.
-    """
+    """What one of ``TEMPLATES`` writes around the message. The date is pinned: no search changes with the day."""
     before, after = TEMPLATES[template].split("{message}")
     return Frame(before.format(date=date), after)
 
@@ -45,12 +41,7 @@ def message(history: History, pool: Sequence[str], score_digits: int = 4) -> str
 
 
 class TextCodec:
-    """The text protocol under a checkpoint's tokenizer.
-
-    Args:
-        tokenizer: the checkpoint's fast tokenizer.
-        frame: what stands around the message.
-        score_digits: decimals of a score.
+    """The text protocol under a checkpoint's tokenizer, in a frame, with so many decimals of a score.
 
     Raises:
         CheckpointError: the tokenizer lacks Llama 3's special tokens where the frame is Llama 3's, or tokenises a code
@@ -67,9 +58,8 @@ class TextCodec:
         self._answers: dict[str, list[int]] = {}
         for token in SPECIAL if frame.after == ANSWER else ():
             if tokenizer.token_to_id(token) is None:
-                raise CheckpointError(
-                    f'the tokenizer has no token {token}; this template needs a Llama 3 tokenizer, "own" any'
-                )
+                needed = 'this template needs a Llama 3 tokenizer, "own" any'
+                raise CheckpointError(f"the tokenizer has no token {token}; {needed}")
         rng = random.Random(0)
         header = self._encode(frame.after)
         for length in range(1, 65):

@@ -32,11 +32,7 @@ def prefix_key(prefix: Prefix) -> Hashable:
 
 
 def with_path(prefix: Prefix, path: Sequence[int]) -> Prefix:
-    """The prefix, and the tokens ``path`` behind it.
-
-    Raises:
-        EngineError: tokens behind rows.
-    """
+    """The prefix, and the tokens ``path`` behind it; an ``EngineError`` behind rows."""
     if not isinstance(prefix, np.ndarray):
         return [*prefix, *path]
     if path:

@@ -10,22 +10,15 @@ from lmsearcher_local.model.engines.base import MAX_TOKENS, Prefix
 
 
 def check_tokens(named: Sequence[Sequence[int]], checkpoint: Checkpoint) -> None:
-    """Whether the model has the tokens that each question asks about.
-
-    Raises:
-        EngineError: none are named, too many, or one that is not in the vocabulary.
-    """
+    """Refuse, with an ``EngineError``, questions that name no token, too many, or one that is not in the vocabulary."""
     for tokens in named:
         if not 0 < len(tokens) <= MAX_TOKENS or min(tokens) < 0 or max(tokens) >= checkpoint.vocabulary:
             raise EngineError(f"a question names 1 to {MAX_TOKENS} of {checkpoint.vocabulary:,} token ids")
 
 
 def check_prefixes(prefixes: Sequence[Prefix], checkpoint: Checkpoint, longest: int) -> None:
-    """Whether the model reads these prefixes, each of at most ``longest`` positions.
-
-    Raises:
-        EngineError: they are of two kinds, too long or empty, or hold token ids or rows that the model does not have.
-    """
+    """Refuse, with an ``EngineError``, prefixes that are empty or longer than ``longest`` positions, that are of two
+    kinds in one call, or that hold token ids or rows which the model does not have."""
     rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
     if rows and len(rows) < len(prefixes):
         raise EngineError("the questions of one call stand behind token ids or behind rows, not both")
@@ -35,16 +28,12 @@ def check_prefixes(prefixes: Sequence[Prefix], checkpoint: Checkpoint, longest: 
         if not 0 < len(prefix) <= longest:
             kind = "rows" if rows else "tokens"
             raise EngineError(f"a prompt has {len(prefix):,} {kind}; this engine reads 1 to {longest:,}")
-        if isinstance(prefix, np.ndarray):
-            _check_rows(prefix, checkpoint.hidden)
-        elif min(prefix) < 0 or max(prefix) >= checkpoint.vocabulary:
-            raise EngineError(f"a prompt holds a token id that is none of the model's {checkpoint.vocabulary:,}")
-
-
-def _check_rows(rows: np.ndarray, width: int) -> None:
-    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != width:
-        shape = " x ".join(map(str, rows.shape))
-        raise EngineError(f"a prompt's rows are float32 of {width} columns, not {rows.dtype} of shape {shape}")
-    if not np.isfinite(rows).all():
-        place = int(np.isfinite(rows).all(1).argmin())
-        raise EngineError(f"row {place} of a prompt holds a value that is no finite number")
+        if not isinstance(prefix, np.ndarray):
+            if min(prefix) < 0 or max(prefix) >= checkpoint.vocabulary:
+                raise EngineError(f"a prompt holds a token id that is none of the model's {checkpoint.vocabulary:,}")
+        elif prefix.dtype != np.float32 or prefix.ndim != 2 or prefix.shape[1] != checkpoint.hidden:
+            got = f"{prefix.dtype} of shape {' x '.join(map(str, prefix.shape))}"
+            raise EngineError(f"a prompt's rows are float32 of {checkpoint.hidden} columns, not {got}")
+        elif not np.isfinite(prefix).all():
+            place = int(np.isfinite(prefix).all(1).argmin())
+            raise EngineError(f"row {place} of a prompt holds a value that is no finite number")

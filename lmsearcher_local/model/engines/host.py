@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -30,20 +30,29 @@ def preserved_host(variables: Mapping[str, str] = MappingProxyType({})) -> Itera
     """
     with ExitStack() as stack:
         stack.enter_context(offline_hub())
-        stack.enter_context(_environment())
+        stack.callback(_restore_environment, dict(os.environ))
         os.environ.update(OFFLINE | dict(variables))
         # Before its state is read, and after its variables are set. A process's torch starts from a random seed.
-        try:
+        with suppress(ImportError):  # the engine says so, in its own words
             import torch
-        except ImportError:  # the engine says so, in its own words
-            torch = None  # type: ignore[assignment]
+
+            stack.callback(_restore_torch, torch.get_rng_state(), torch.set_num_threads, torch.get_num_threads())
+            if torch.cuda.is_initialized():
+                stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+            else:
+                stack.callback(_seed_cards)
         stack.enter_context(warnings.catch_warnings())
         stack.callback(setattr, sys, "excepthook", sys.excepthook)  # torch.distributed's writes a rank before each line
-        stack.enter_context(_loggers())
-        stack.enter_context(_signals())
-        stack.enter_context(_random_states(torch))
-        stack.enter_context(_threads(torch))
-        stack.enter_context(_garbage())
+        stack.callback(logging.disable, logging.root.manager.disable)
+        for logger in (logging.root, *logging.root.manager.loggerDict.values()):  # a library's own loggers are its own
+            if isinstance(logger, logging.Logger):
+                held = logger.handlers[:], logger.filters[:], logger.propagate, logger.disabled
+                stack.callback(_restore_logger, logger, logger.level, *held)
+        stack.callback(_restore_signals, {number: signal.getsignal(number) for number in signal.valid_signals()})
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        if not gc.get_freeze_count():  # vLLM hides all objects alive, the host's as well, which would never be freed
+            stack.callback(gc.unfreeze)
         yield
 
 
@@ -61,88 +70,41 @@ def without_warnings() -> Iterator[None]:
         transformers.set_verbosity(before)
 
 
-@contextmanager
-def _environment() -> Iterator[None]:
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+def _restore_environment(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
-@contextmanager
-def _loggers() -> Iterator[None]:
-    """Those that exist already; a library's own are its own."""
-    known = [entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger)]
-    before = [
-        (logger, logger.level, logger.handlers[:], logger.filters[:], logger.propagate, logger.disabled)
-        for logger in (logging.root, *known)
-    ]
-    threshold = logging.root.manager.disable
-    try:
-        yield
-    finally:
-        for logger, level, handlers, filters, propagate, disabled in before:
-            if logger.level != level:  # each call walks through all loggers
-                logger.setLevel(level)
-            logger.handlers[:], logger.filters[:] = handlers, filters
-            logger.propagate, logger.disabled = propagate, disabled
-        logging.disable(threshold)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():  # others can set none
-            for number, handler in before.items():
-                if handler is not None and signal.getsignal(number) is not handler:
-                    signal.signal(number, handler)
-
-
-@contextmanager
-def _random_states(torch: Any) -> Iterator[None]:
-    python, arrays = random.getstate(), np.random.get_state()
-    tensors = torch.get_rng_state() if torch else None
-    cards = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        if torch:
-            torch.set_rng_state(tensors)
-        if cards is not None:
-            torch.cuda.set_rng_state_all(cards)
-        elif torch and torch.cuda.is_initialized():
-            torch.cuda.seed_all()  # as if it had been seeded by its first user, at random
-
-
-@contextmanager
-def _threads(torch: Any) -> Iterator[None]:
+def _restore_torch(state: Any, set_threads: Any, threads: int) -> None:
     """vLLM sets torch to one thread on a GPU, and makes the function that sets them do nothing on a processor."""
-    if not torch:
-        yield
-        return
-    function, count = torch.set_num_threads, torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads = function
-        if torch.get_num_threads() != count:
-            function(count)
+    import torch
+
+    torch.set_rng_state(state)
+    torch.set_num_threads = set_threads
+    if torch.get_num_threads() != threads:
+        set_threads(threads)
 
 
-@contextmanager
-def _garbage() -> Iterator[None]:
-    """vLLM hides all objects alive from the garbage collector, the host's as well, which would never be freed."""
-    hidden = gc.get_freeze_count()
-    try:
-        yield
-    finally:
-        if not hidden:
-            gc.unfreeze()
+def _seed_cards() -> None:
+    """Seed cards that were not in use as their first user would have: at random."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.seed_all()
+
+
+def _restore_logger(
+    logger: logging.Logger, level: int, handlers: list[Any], filters: list[Any], propagate: bool, disabled: bool
+) -> None:
+    if logger.level != level:  # each call walks through all loggers
+        logger.setLevel(level)
+    logger.handlers[:], logger.filters[:] = handlers, filters
+    logger.propagate, logger.disabled = propagate, disabled
+
+
+def _restore_signals(before: Mapping[int, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():  # others can set none
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

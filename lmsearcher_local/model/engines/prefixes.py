@@ -25,11 +25,7 @@ class Shared:
 
 
 def shared_beginnings(prefixes: Sequence[np.ndarray]) -> Shared:
-    """The tree of shared beginnings; its root has length 0.
-
-    Args:
-        prefixes: distinct token ids, in lexicographic order, none empty.
-    """
+    """The tree of shared beginnings, its root of length 0, of distinct token ids in lexicographic order, none empty."""
     common = [_common(a, b) for a, b in pairwise(prefixes)]
     ends = np.cumsum([0, *map(len, prefixes)])
     root = Shared(0, 0)

@@ -23,6 +23,7 @@ LARGE = 100.0  # a logit that no cap on logits lets pass
 # the same values may be apart, relative to the largest. Others than float32 have the larger ones.
 NOISE = {"float32": 1e-3, "other": 0.25}
 ROUNDING = {"float32": 1e-3, "other": 3e-2}
+Batches = Iterator[tuple[list[int], Any]]  # numbers of prefixes, and what ``_next`` returns after each
 
 
 class TransformersEngine(Engine):
@@ -45,9 +46,8 @@ class TransformersEngine(Engine):
             with preserved_host(), internals.without_bars():
                 self._load(checkpoint)
         except ImportError as error:
-            raise EngineError(
-                f"transformers cannot be imported ({error}); install lmsearcher-local[cpu] or [cuda]"
-            ) from error
+            advice = "install lmsearcher-local[cpu] or [cuda]"
+            raise EngineError(f"transformers cannot be imported ({error}); {advice}") from error
         except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise EngineError(f"transformers cannot load {checkpoint.path} ({' '.join(str(error).split())})") from error
 
@@ -57,7 +57,7 @@ class TransformersEngine(Engine):
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.can_sleep = self._device == "cuda"
-        self.model = _loaded(checkpoint).to(self._device).eval()
+        self.model = _load_model(checkpoint).to(self._device).eval()
         self.noise = NOISE[self._kind]
         self._empty = internals.empty_cache(self.model.config)
         with torch.inference_mode():
@@ -73,7 +73,7 @@ class TransformersEngine(Engine):
         """
         check_tokens([question.tokens for question in questions], self._checkpoint)
         check_prefixes([question.prefix for question in questions], self._checkpoint, self.max_length)
-        numbers = self._numbered([question.prefix for question in questions])
+        numbers = self._number([question.prefix for question in questions])
         keys = [prefix.astype(">u4").tobytes() for prefix in numbers]  # sort as numbers do
         wanted: dict[bytes, dict[int, int]] = {}  # for each prefix the tokens asked about and their place in the answer
         for key, question in zip(keys, questions, strict=True):
@@ -86,9 +86,8 @@ class TransformersEngine(Engine):
         with self._torch.inference_mode():
             for batch, states in self._last_states(prefixes):
                 tokens = [list(wanted[distinct[i]]) for i in batch]
-                ends = np.cumsum([len(ids) for ids in tokens])
-                values = self._named(states, tokens)
-                answers.update(zip((distinct[i] for i in batch), np.split(values, ends[:-1]), strict=True))
+                values = np.split(self._log_softmax(states, tokens), np.cumsum([len(ids) for ids in tokens])[:-1])
+                answers.update(zip((distinct[i] for i in batch), values, strict=True))
         return [
             answers[key][[wanted[key][token] for token in question.tokens]]
             for key, question in zip(keys, questions, strict=True)
@@ -103,11 +102,7 @@ class TransformersEngine(Engine):
         self._torch.cuda.empty_cache()
 
     def wake_up(self) -> None:
-        """Move the model back to the card.
-
-        Raises:
-            EngineError: the card has no room for it; once there is, this may be called again.
-        """
+        """Move the model back to the card. An ``EngineError`` where it has no room; this may be called again then."""
         if not self.can_sleep:
             super().wake_up()
         try:
@@ -123,7 +118,7 @@ class TransformersEngine(Engine):
         if self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
 
-    def _numbered(self, prefixes: Sequence[Prefix]) -> list[np.ndarray]:
+    def _number(self, prefixes: Sequence[Prefix]) -> list[np.ndarray]:
         """Each prefix as numbers: token ids, or where its rows stand in the table of all distinct rows."""
         self._table = None
         rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
@@ -135,7 +130,7 @@ class TransformersEngine(Engine):
         ends = np.cumsum([len(prefix) for prefix in rows])
         return [numbers.ravel()[end - len(prefix) : end] for prefix, end in zip(rows, ends, strict=True)]
 
-    def _given(self, numbers: np.ndarray) -> dict[str, Any]:
+    def _inputs(self, numbers: np.ndarray) -> dict[str, Any]:
         """What the model is given for numbers ``[batch, length]``: the ids themselves, or their rows."""
         ids = self._torch.from_numpy(numbers).to(self.model.device)
         return {"input_ids": ids} if self._table is None else {"inputs_embeds": self._table[ids]}
@@ -171,29 +166,28 @@ class TransformersEngine(Engine):
         prefixes = [tokens[:16], np.append(tokens[:8], tokens[16:])]
         cache = internals.fork(self._empty)
         try:
-            self._cached(tokens[None, :8], cache)
-            [(shared, together)] = self._behind(cache, prefixes, [0, 1])
+            self._append(tokens[None, :8], cache)
+            [(shared, together)] = self._compute_behind(cache, prefixes, [0, 1])
         except (RuntimeError, TypeError, ValueError):
             return False  # the model takes no mask of this kind
-        alone = self._torch.cat([states for i in shared for _, states in self._alone(prefixes, [i])])
+        alone = self._torch.cat([states for i in shared for _, states in self._compute_alone(prefixes, [i])])
         return bool((together - alone).norm() <= 3 * ROUNDING[self._kind] * alone.norm())
 
-    def _named(self, states: Any, tokens: list[list[int]]) -> np.ndarray:
+    def _log_softmax(self, states: Any, tokens: list[list[int]]) -> np.ndarray:
         """Log-softmax over each row's own tokens, row after row, of what ``_next`` returns."""
         from lmsearcher_kernels import restricted_head
 
         if self._plain:
             values = restricted_head(states, self.model.get_output_embeddings().weight, tokens)
         else:
-            values = self._torch.cat(
-                [row[ids].float().log_softmax(-1) for row, ids in zip(states, tokens, strict=True)]
-            )
+            rows = [row[ids].float().log_softmax(-1) for row, ids in zip(states, tokens, strict=True)]
+            values = self._torch.cat(rows)
         return values.double().cpu().numpy()
 
-    def _last_states(self, prefixes: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Any]]:
+    def _last_states(self, prefixes: Sequence[np.ndarray]) -> Batches:
         """What ``_next`` returns after each prefix, in batches of prefix numbers."""
         if not self._shares:
-            yield from self._alone(prefixes, range(len(prefixes)))
+            yield from self._compute_alone(prefixes, range(len(prefixes)))
             return
         pending = [(shared_beginnings(prefixes), self._empty)]
         while pending:
@@ -201,11 +195,14 @@ class TransformersEngine(Engine):
             known = cache.get_seq_length()
             if node.length > known:
                 cache = internals.fork(cache)
-                self._cached(prefixes[node.first][None, known : node.length], cache)
+                self._append(prefixes[node.first][None, known : node.length], cache)
             pending += [(child, cache) for child in node.children]
-            yield from self._behind(cache, prefixes, node.ends) if node.length else self._alone(prefixes, node.ends)
+            if node.length:
+                yield from self._compute_behind(cache, prefixes, node.ends)
+            else:
+                yield from self._compute_alone(prefixes, node.ends)
 
-    def _alone(self, prefixes: Sequence[np.ndarray], numbers: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
+    def _compute_alone(self, prefixes: Sequence[np.ndarray], numbers: Sequence[int]) -> Batches:
         """Whole prefixes, those of like length in one forward pass."""
         order = sorted(numbers, key=lambda i: len(prefixes[i]))
         while order:
@@ -220,9 +217,7 @@ class TransformersEngine(Engine):
             places = [len(prefixes[i]) - 1 for i in batch]
             yield batch, self._next(padded, range(len(batch)), places, use_cache=False)
 
-    def _behind(
-        self, cache: Any, prefixes: Sequence[np.ndarray], numbers: Sequence[int]
-    ) -> Iterator[tuple[list[int], Any]]:
+    def _compute_behind(self, cache: Any, prefixes: Sequence[np.ndarray], numbers: Sequence[int]) -> Batches:
         """What follows a cached beginning: many short rests in one row, none of which sees another.
 
         Expanding the cache to a batch would copy it for every rest, in every layer.
@@ -231,10 +226,9 @@ class TransformersEngine(Engine):
         known = cache.get_seq_length()
         left = list(numbers)
         while left:
-            batch: list[int] = []
-            sizes: list[int] = []
-            most = min(ROW_TOKENS, self._rows)
-            while left and (not batch or sum(sizes) + len(prefixes[left[-1]]) - known <= most):
+            batch = [left.pop()]
+            sizes = [len(prefixes[batch[0]]) - known]
+            while left and sum(sizes) + len(prefixes[left[-1]]) - known <= min(ROW_TOKENS, self._rows):
                 batch.append(left.pop())
                 sizes.append(len(prefixes[batch[-1]]) - known)
             owner = torch.arange(len(batch), device=device).repeat_interleave(torch.tensor(sizes, device=device))
@@ -242,31 +236,26 @@ class TransformersEngine(Engine):
             mask = torch.zeros(1, 1, len(sees), known + len(sees), dtype=self.model.dtype, device=device)
             mask[..., known:].masked_fill_(~sees, -torch.inf)
             places = np.concatenate([np.arange(known, known + size) for size in sizes])
-            states = self._next(
-                np.concatenate([prefixes[i][known:] for i in batch])[None],
-                [0] * len(batch),
-                np.cumsum(sizes) - 1,
-                attention_mask=mask,
-                position_ids=torch.from_numpy(places)[None].to(device),
-                past_key_values=internals.fork(cache),
-            )
-            yield batch, states
+            rests = np.concatenate([prefixes[i][known:] for i in batch])[None]
+            given = {"attention_mask": mask, "position_ids": torch.from_numpy(places)[None].to(device)}
+            given["past_key_values"] = internals.fork(cache)
+            yield batch, self._next(rests, [0] * len(batch), np.cumsum(sizes) - 1, **given)
 
     @property
     def _rows(self) -> int:
         """How many rows of logits one forward pass makes at most; none where the head is plain."""
         return BATCH_TOKENS**2 if self._plain else LOGITS // self.model.config.vocab_size
 
-    def _cached(self, tokens: np.ndarray, cache: Any) -> None:
+    def _append(self, tokens: np.ndarray, cache: Any) -> None:
         """Append the keys and values of ``tokens`` to a cache."""
-        self.model.base_model(**self._given(tokens), past_key_values=cache, use_cache=True)
+        self.model.base_model(**self._inputs(tokens), past_key_values=cache, use_cache=True)
 
     def _next(self, tokens: np.ndarray, rows: Sequence[int], places: Sequence[int] | np.ndarray, **options: Any) -> Any:
         """The last hidden states ``[len(rows), size]`` at those rows and places of ``tokens`` ``[batch, length]``.
 
         Of a model whose head is not plain, the logits ``[len(rows), vocabulary]`` in their stead.
         """
-        given = self._given(tokens) | options
+        given = self._inputs(tokens) | options
         if self._plain:
             return self.model.base_model(**given).last_hidden_state[rows, places]
         kept, index = np.unique(places, return_inverse=True)
@@ -274,7 +263,7 @@ class TransformersEngine(Engine):
         return internals.last_logits(self.model, wanted, **given)[rows, index]
 
 
-def _loaded(checkpoint: Checkpoint) -> Any:
+def _load_model(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)

@@ -62,20 +62,24 @@ class VLLMEngine(Engine):
         self.prompt_tokens = self.computed_tokens = 0
         self._start()
 
-    def log_probs(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """Log-probabilities of each question's tokens, in one batch."""
-        return self._log_probs(questions)
+    def log_probs(self, questions: Sequence[Question], cold: bool = False) -> list[np.ndarray]:
+        """Log-probabilities of each question's tokens, in one batch; ``cold``: without the prefix cache."""
+        check_tokens([tokens for _, tokens in questions], self._checkpoint)
+        params = [internals.question(tokens, cold) for _, tokens in questions]
+        outputs = self.generate([prefix for prefix, _ in questions], params)
+        answers = []
+        for output, (_, tokens) in zip(outputs, questions, strict=True):
+            named = output.outputs[0].logprobs[0]
+            answers.append(np.array([named[token].logprob for token in tokens], dtype=np.float64))
+        return answers
 
     def log_probs_cold(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """The same for each question alone, without a look into the prefix cache."""
-        return [answer for question in questions for answer in self._log_probs([question], True)]
+        return [answer for question in questions for answer in self.log_probs([question], cold=True)]
 
     def sleep(self) -> None:
-        """Move the weights to host memory and give up the cache; does nothing while asleep.
-
-        Raises:
-            EngineError: this platform cannot, or the host's memory does not suffice.
-        """
+        """Move the weights to host memory and give up the cache. An ``EngineError`` where this platform cannot, or the
+        host's memory does not suffice."""
         import psutil  # comes with vLLM
 
         if not self.can_sleep:
@@ -98,11 +102,7 @@ class VLLMEngine(Engine):
         self._slept = True
 
     def wake_up(self) -> None:
-        """Bring the model back onto the card; does nothing while awake. After a failure it may be called again.
-
-        Raises:
-            EngineError: the card's memory does not suffice.
-        """
+        """Bring the model back onto the card. An ``EngineError`` without the memory for it; it may be called again."""
         if not self.is_asleep:
             return
         if self._llm is None:
@@ -116,33 +116,6 @@ class VLLMEngine(Engine):
                 raise EngineError("the model does not get back onto the card whole; free memory there and ask again")
         self.is_asleep = False
 
-    def choose(self, prompts: Sequence[Prefix], choices: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
-        """The answer of vLLM's own grammar, greedy: the independent second way to a constrained answer.
-
-        Returns the text and its tokens; needs a checkpoint with a tokenizer.
-
-        Raises:
-            EngineError: an answer is not one of its choices.
-        """
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
-
-        params = [
-            SamplingParams(
-                max_tokens=max(map(len, texts)) + 1,
-                temperature=0,
-                structured_outputs=StructuredOutputsParams(choice=list(texts)),
-            )
-            for texts in choices
-        ]
-        found = []
-        for output, texts in zip(self.generate(prompts, params), choices, strict=True):
-            answer = output.outputs[0]
-            if answer.text not in texts:
-                raise EngineError(f"vLLM's grammar answered {answer.text!r}, which is none of the {len(texts)} choices")
-            found.append((answer.text, list(answer.token_ids)))
-        return found
-
     def close(self) -> None:
         """Shut the engine down and free its memory."""
         try:
@@ -153,8 +126,7 @@ class VLLMEngine(Engine):
     def generate(self, prompts: Sequence[Prefix], params: Sequence[Any]) -> list[Any]:
         """vLLM's own outputs for prompts of tokens or of rows, each with its ``SamplingParams``.
 
-        Raises:
-            EngineError: the engine is asleep, a prompt does not fit the model, or vLLM fails.
+        An ``EngineError`` where the engine is asleep, a prompt does not fit the model, or vLLM fails.
         """
         if VLLMEngine._open is not self:
             raise EngineError("the engine is closed")
@@ -178,16 +150,6 @@ class VLLMEngine(Engine):
         """Empty the prefix cache."""
         self._recover()
         self._llm.reset_prefix_cache()
-
-    def _log_probs(self, questions: Sequence[Question], cold: bool = False) -> list[np.ndarray]:
-        check_tokens([tokens for _, tokens in questions], self._checkpoint)
-        params = [internals.question(tokens, cold) for _, tokens in questions]
-        outputs = self.generate([prefix for prefix, _ in questions], params)
-        answers = []
-        for output, (_, tokens) in zip(outputs, questions, strict=True):
-            named = output.outputs[0].logprobs[0]
-            answers.append(np.array([named[token].logprob for token in tokens], dtype=np.float64))
-        return answers
 
     def _recover(self) -> None:
         """After a failure inside a step: drop what is left of its questions, or start anew.

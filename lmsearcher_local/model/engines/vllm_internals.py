@@ -15,8 +15,7 @@ VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"} 
 def question(tokens: Sequence[int], cold: bool) -> Any:
     """``SamplingParams`` of one step that returns the log-probabilities of these token ids.
 
-    Args:
-        cold: do not look into the prefix cache.
+    ``cold`` is without a look into the prefix cache.
     """
     from vllm import SamplingParams
 
