@@ -3,7 +3,7 @@
 ``python -m bench.served_rows --out runs/served_rows.jsonl``. Both get the same rows, and both answer with the
 log-probabilities of the pool's aliases, which must agree before anything is timed. Each computes on one thread. Every
 measurement begins with an empty prefix cache and makes its rows anew; the surrogate behind them is fitted before. The
-two ways take turns, so on a machine with other work their ratio is worth reading, and the least time.
+two take turns, so on a machine with other work their ratio is worth reading, and the least time.
 """
 
 import base64
@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from shutil import copytree
@@ -52,7 +53,7 @@ def main(repeats: int, out: Path) -> None:
         with server(folder, "", FLAGS, ONE_THREAD) as (client, process, forget):
             rows.append({"what": "check", "apart": check(client, ranker)})
             click.echo(json.dumps(rows[-1]))
-            ways = {"ours": picks(ranker), "server": served(client, ranker.codec)}
+            methods: dict[str, Answer] = {"ours": picks(ranker), "server": partial(ask_server, client, ranker.codec)}
             engine = vllm_engine(ranker)
 
             def rest() -> None:
@@ -66,7 +67,7 @@ def main(repeats: int, out: Path) -> None:
                 others = [member.cpu_times() for member in family(process)]
                 return time.process_time() + sum(spent.user + spent.system for spent in others)
 
-            for row in chain(measure(ways, ready, used, repeats), [replay(ranker, ways, ready)]):
+            for row in chain(measure(methods, ready, used, repeats), [replay(ranker, methods, ready)]):
                 rows.append(row)
                 click.echo(json.dumps(row))
                 throughput.write_rows(out, rows, checkpoint=load_checkpoint().identity)
@@ -114,16 +115,12 @@ def request(client: Any, codec: Codec, tasks: Sequence[Task]) -> list[np.ndarray
     return [np.array([named[f"token_id:{token}"] for token in aliases]) for named in found]
 
 
-def served(client: Any, codec: Codec) -> Answer:
-    """One request for all tasks of a call."""
-
-    def answer(tasks: Sequence[Task]) -> int:
-        for task, values in zip(tasks, request(client, codec, tasks), strict=True):
-            if not np.isfinite(values[: len(task.pool)]).all():
-                raise EngineError("the server answered with something that is no log-probability")
-        return len(tasks)
-
-    return answer
+def ask_server(client: Any, codec: Codec, tasks: Sequence[Task]) -> int:
+    """One request for all tasks of a call; how many they are."""
+    for task, values in zip(tasks, request(client, codec, tasks), strict=True):
+        if not np.isfinite(values[: len(task.pool)]).all():
+            raise EngineError("the server answered with something that is no log-probability")
+    return len(tasks)
 
 
 def check(client: Any, ranker: Any) -> float:
@@ -145,25 +142,25 @@ def check(client: Any, ranker: Any) -> float:
 
 
 def measure(
-    ways: dict[str, Answer],
+    methods: dict[str, Answer],
     ready: dict[str, Callable[[], object]],
     used: Callable[[], float],
     repeats: int,
 ) -> Iterator[Row]:
-    """For each cell and way milliseconds a pool: the least and the quartiles of the time, and processor time on the
-    mean, that of client and server. The first repeat is not counted."""
+    """For each cell and method milliseconds a pool: the least and the quartiles of the time, and the mean of the
+    processor time of client and server. The first repeat is not counted."""
     rng = np.random.default_rng(1)
     for space, batch in CELLS:
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        processor: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[float]] = {name: [] for name in methods}
+        processor: dict[str, list[float]] = {name: [] for name in methods}
         for _ in range(repeats + 1):
-            for name in rng.permutation([*ways]).tolist():
+            for name in rng.permutation([*methods]).tolist():
                 tasks = tasks_of(rng, space, batch)
                 for task in tasks:
                     _ = task.pool.appraisal, task.pool.surrogate.hindsight  # fitted now
                 ready[name]()
                 before, started = used(), time.perf_counter()
-                ways[name](tasks)
+                methods[name](tasks)
                 times[name].append(1000 * (time.perf_counter() - started) / batch)
                 processor[name].append(1000 * (used() - before) / batch)
         row: Row = {"what": "fresh", "positions": len(space.sizes), "history": HISTORY, "pool": POOL, "batch": batch}
@@ -181,8 +178,8 @@ def markdown(rows: Sequence[Row]) -> str:
     text += "| --- | --- | --- | --- | --- |\n"
     for row in rows:
         if row["what"] == "fresh":
-            times = [f"{row['ms'][way][0]:.0f} / {row['ms'][way][2]:.0f}" for way in ("ours", "server")]
-            spent = " / ".join(f"{row['processor_ms'][way]:.0f}" for way in ("ours", "server"))
+            times = [f"{row['ms'][method][0]:.0f} / {row['ms'][method][2]:.0f}" for method in ("ours", "server")]
+            spent = " / ".join(f"{row['processor_ms'][method]:.0f}" for method in ("ours", "server"))
             text += f"| {row['positions']} | {row['batch']} | {' | '.join(times)} | {spent} |\n"
     found = {row["what"]: row for row in rows}
     took = found["search"]["seconds"]

@@ -1,4 +1,4 @@
-"""Throughput against other ways to the same answers: vLLM's server, its grammar, and a bare prefill.
+"""Throughput against other methods that give the same answers: vLLM's server, its grammar, and a bare prefill.
 
 ``python -m bench.throughput --out runs/throughput`` writes ``rows.jsonl`` and ``table.md``. The workload is a Llama
 of random weights with Llama 3's tokenizer and vocabulary, where head and tokenizer cost what they cost in practice.
@@ -27,7 +27,7 @@ import numpy as np
 
 from bench import llama
 from bench.grammar import choose
-from bench.rankers import search, surrogate
+from bench.rankers import search, surrogate, trials
 from lmsearcher_local.cli.bench import BATCHES, HISTORIES, POOLS
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.checkpoint import load_checkpoint
@@ -81,13 +81,7 @@ class Workload(NamedTuple):
 @click.option("--pool", type=click.IntRange(2, 128), multiple=True, default=POOLS)
 @click.option("--repeats", type=click.IntRange(2), default=3)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
-def main(
-    batch: Sequence[int],
-    history: Sequence[int],
-    pool: Sequence[int],
-    repeats: int,
-    out: Path,
-) -> None:
+def main(batch: Sequence[int], history: Sequence[int], pool: Sequence[int], repeats: int, out: Path) -> None:
     """Time our ranking, vLLM's server, its grammar and a bare prefill, in turns."""
     rows: list[Row] = []
     with TemporaryDirectory() as scratch:
@@ -126,16 +120,21 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
         with load_ranker(load.folder, "transformers") as reference:
             yield check(ranker, reference, load)
         with server(load.folder, load.template) as (client, process, forget):
-            ways = {"ours": picks(ranker), "whole ranking": rankings(ranker), "prefill": prefill(ranker)}
-            ways |= {"grammar": grammar(ranker, load)}
-            ways |= {"server": asked(client, load, False), "server, grammar": asked(client, load, True)}
+            methods: dict[str, Answer] = {
+                "ours": picks(ranker),
+                "whole ranking": rankings(ranker),
+                "prefill": prefill(ranker),
+                "grammar": partial(ask_grammar, ranker, load),
+                "server": partial(ask_server, client, load, False),
+                "server, grammar": partial(ask_server, client, load, True),
+            }
             tasks = fresh_tasks(np.random.default_rng(1), FREE, 100, 10)
             valid = sum(request(client, load, task, False) in load.answers(task) for task in tasks)
             yield {"what": "free answers", "asked": len(tasks), "in_pool": valid}
-            # The server's cache is emptied for its own ways only: whatever it is asked keeps it busy for a second.
-            ready = {name: forget if name.startswith("server") else partial(idle, process) for name in ways}
-            yield from measure(ranker, ways, cells, repeats, ready)
-            yield replay(ranker, ways, ready)
+            # The server's cache is emptied for its own methods only: whatever it is asked keeps it busy for a second.
+            ready = {name: forget if name.startswith("server") else partial(idle, process) for name in methods}
+            yield from measure(ranker, methods, cells, repeats, ready)
+            yield replay(ranker, methods, ready)
             yield {"what": "server memory", "peak_bytes": peak_memory(process)}
     yield {"what": "process memory", "peak_bytes": throughput.peak_memory()}
     yield first_answer(load)
@@ -166,15 +165,10 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
     return {"what": "check", "apart": apart, "tasks": len(tasks), "equal_to_grammar": comparable}
 
 
-def grammar(ranker: Ranker, load: Workload) -> Answer:
-    """vLLM's own constrained decoding, in this process."""
-    engine = vllm_engine(ranker)
-
-    def answer(tasks: Sequence[Task]) -> int:
-        choose(engine, [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
-        return len(tasks)
-
-    return answer
+def ask_grammar(ranker: Ranker, load: Workload, tasks: Sequence[Task]) -> int:
+    """vLLM's own constrained decoding, in this process; how many tasks it answered."""
+    choose(vllm_engine(ranker), [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
+    return len(tasks)
 
 
 def request(client: Any, load: Workload, task: Task, constrained: bool) -> str:
@@ -190,17 +184,13 @@ def request(client: Any, load: Workload, task: Task, constrained: bool) -> str:
     return str(reply.choices[0].message.content).strip()
 
 
-def asked(client: Any, load: Workload, constrained: bool) -> Answer:
-    """One request after the other. A free answer counts, in the pool or not: asking again would add to its time."""
-
-    def answer(tasks: Sequence[Task]) -> int:
-        for task in tasks[:SERVED]:
-            text = request(client, load, task, constrained)
-            if constrained and text not in load.answers(task):
-                raise EngineError(f"the server's grammar answered {text!r}")
-        return min(len(tasks), SERVED)
-
-    return answer
+def ask_server(client: Any, load: Workload, constrained: bool, tasks: Sequence[Task]) -> int:
+    """One request after the other, as many as are returned. A free answer counts whether it is in the pool or not."""
+    for task in tasks[:SERVED]:
+        text = request(client, load, task, constrained)
+        if constrained and text not in load.answers(task):
+            raise EngineError(f"the server's grammar answered {text!r}")
+    return min(len(tasks), SERVED)
 
 
 @contextmanager
@@ -233,11 +223,10 @@ def server(
     }
     arguments = [str(word) for option in options.items() for word in option]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager", *flags]
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}  # for /reset_...
-    environment |= variables
+    modes = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}  # the latter for /reset_...
     log = folder.parent / f"{folder.name}.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, **modes, **variables})
     try:
         while True:
             try:
@@ -255,8 +244,8 @@ def server(
         process.wait()
 
 
-def replay(ranker: Ranker, ways: dict[str, Answer], ready: dict[str, Callable[[], object]]) -> Row:
-    """The pools of a search of 192 trials, one after the other, by every way from an empty prefix cache on."""
+def replay(ranker: Ranker, methods: dict[str, Answer], ready: dict[str, Callable[[], object]]) -> Row:
+    """The pools of a search of 192 trials, one after the other, by every method from an empty prefix cache on."""
     rng = np.random.default_rng(0)
     effects = rng.normal(size=(len(SPACE.sizes), max(SPACE.sizes)))
     tasks: list[Task] = []
@@ -265,15 +254,15 @@ def replay(ranker: Ranker, ways: dict[str, Answer], ready: dict[str, Callable[[]
         tasks.append(task)
         return surrogate(task)
 
-    proposals = search(SPACE, 0, judge, {})
-    code = next(proposals)
-    for _ in range(SEARCH - 1):
-        code = proposals.send(float(effects[np.arange(len(SPACE.sizes)), SPACE.indices(code)].sum() + rng.normal() / 9))
+    def score(code: str) -> float:
+        return float(effects[np.arange(len(SPACE.sizes)), SPACE.indices(code)].sum() + rng.normal() / 9)
+
+    trials(search(SPACE, 0, judge, {}), score, SEARCH)
     tasks = [task for task in tasks if len(task.pool) > 1]
     engine = vllm_engine(ranker)
     seconds = {}
     share = 0.0
-    for name, answer in ways.items():
+    for name, answer in methods.items():
         engine.forget()
         ready[name]()
         before = engine.prompt_tokens, engine.computed_tokens
@@ -293,7 +282,7 @@ def first_answer(load: Workload) -> Row:
     alone = time.perf_counter() - started
     started = time.perf_counter()
     with server(load.folder, load.template) as (client, *_):
-        asked(client, load, True)(fresh_tasks(np.random.default_rng(0), 1, 20, 10))
+        ask_server(client, load, True, fresh_tasks(np.random.default_rng(0), 1, 20, 10))
         served = time.perf_counter() - started
     return {"what": "first answer", "seconds": {"ours": alone, "server": served}}
 
@@ -307,11 +296,11 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in found:
             if "way" in row:
                 cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
-        text += f"`{name}`, fresh prompts; other ways' time per pool in units of ours:\n\n"
+        text += f"`{name}`, fresh prompts; other methods' time per pool in units of ours:\n\n"
         text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 10}\n"
-        for cell, ways in cells.items():
-            rate = {way: row["pools_per_s"][1] for way, row in ways.items()}
-            numbers = [f"{ways['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]
+        for cell, measured in cells.items():
+            rate = {method: row["pools_per_s"][1] for method, row in measured.items()}
+            numbers = [f"{measured['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]
             numbers += [f"{rate['ours'] / rate[other]:.2f}" for other in OTHERS]
             text += f"| {' | '.join([*map(str, cell), *numbers])} |\n"
         one = {row["what"]: row for row in found}

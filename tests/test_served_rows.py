@@ -62,9 +62,9 @@ def test_the_server_is_held_to_our_probabilities(ranker: Ranker, monkeypatch: py
 
 def test_an_answer_without_probability_is_none(ranker: Ranker) -> None:
     tasks = served_rows.tasks_of(np.random.default_rng(0), served_rows.NASBENCH, 3, history=5)
-    assert served_rows.served(Server(ranker), ranker.codec)(tasks) == 3
+    assert served_rows.ask_server(Server(ranker), ranker.codec, tasks) == 3
     with pytest.raises(EngineError, match="no log-probability"):
-        served_rows.served(Server(ranker, shift=float("nan")), ranker.codec)(tasks)
+        served_rows.ask_server(Server(ranker, shift=float("nan")), ranker.codec, tasks)
 
 
 def test_every_way_gets_fresh_tasks_and_the_first_repeat_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
