@@ -30,7 +30,7 @@ from lmsearcher_local.model.engines.base import prefix_key
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search import throughput
-from lmsearcher_local.search.throughput import SEARCH, Answer, Row, picks, vllm_engine
+from lmsearcher_local.search.throughput import SEARCH, Answer, Row, pick, vllm_engine
 from lmsearcher_local.spaces.space import SearchSpace
 
 TOLERANCE = 1e-4  # in probability, between the two
@@ -53,7 +53,10 @@ def main(repeats: int, out: Path) -> None:
         with server(folder, "", FLAGS, ONE_THREAD) as (client, process, forget):
             rows.append({"what": "check", "apart": check(client, ranker)})
             click.echo(json.dumps(rows[-1]))
-            methods: dict[str, Answer] = {"ours": picks(ranker), "server": partial(ask_server, client, ranker.codec)}
+            methods: dict[str, Answer] = {
+                "ours": partial(pick, ranker),
+                "server": partial(ask_server, client, ranker.codec),
+            }
             engine = vllm_engine(ranker)
 
             def rest() -> None:

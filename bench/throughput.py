@@ -42,9 +42,9 @@ from lmsearcher_local.search.throughput import (
     Row,
     fresh_tasks,
     measure,
-    picks,
+    pick,
     prefill,
-    rankings,
+    rank,
     vllm_engine,
 )
 
@@ -121,9 +121,9 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
             yield check(ranker, reference, load)
         with server(load.folder, load.template) as (client, process, forget):
             methods: dict[str, Answer] = {
-                "ours": picks(ranker),
-                "whole ranking": rankings(ranker),
-                "prefill": prefill(ranker),
+                "ours": partial(pick, ranker),
+                "whole ranking": partial(rank, ranker),
+                "prefill": partial(prefill, ranker),
                 "grammar": partial(ask_grammar, ranker, load),
                 "server": partial(ask_server, client, load, False),
                 "server, grammar": partial(ask_server, client, load, True),

@@ -14,7 +14,7 @@ from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.search import throughput
-from lmsearcher_local.search.throughput import Answer, fresh_tasks, picks, rankings, vllm_engine
+from lmsearcher_local.search.throughput import fresh_tasks, pick, rank, vllm_engine
 
 
 def test_bench_prints_and_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,13 +27,13 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path, monkeypatch: p
     assert "history   5, pool    4, batch   2: pick" in done.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(row["versions"]["python"] and row["device"] and row["processor"] for row in rows)
-    by_way = {row["way"]: row for row in rows if "way" in row}
+    by_method = {row["way"]: row for row in rows if "way" in row}
     rows_of_a_prompt = 5 + 4 + 1
-    assert {way: row["tokens_per_pool"] for way, row in by_way.items()} == pytest.approx(
+    assert {method: row["tokens_per_pool"] for method, row in by_method.items()} == pytest.approx(
         dict.fromkeys(("pick", "ranking", "prefill"), rows_of_a_prompt),
         rel=0.1,  # what is close is asked again
     )
-    assert by_way["prefill"]["time_of_prefill"] == pytest.approx(1)
+    assert by_method["prefill"]["time_of_prefill"] == pytest.approx(1)
     [search] = [row for row in rows if row["what"] == "search"]
     assert search["trials"] == 192
     assert 0 < search["computed_share"] <= 0.3  # one pick hangs on less than the noise and is asked again cold
@@ -52,8 +52,8 @@ def test_tokens_of_the_prefix_cache_are_not_counted_as_computed(bundled: Ranker)
             engine.forget()
 
 
-@pytest.mark.parametrize("way", [picks, rankings])
-def test_answers_without_probability_are_no_answers(way: Callable[[Ranker], Answer]) -> None:
+@pytest.mark.parametrize("method", [pick, rank])
+def test_answers_without_probability_are_no_answers(method: Callable[[Ranker, Sequence[Task]], int]) -> None:
     class Hopeful(Engine):
         max_length = 10_000
 
@@ -63,4 +63,4 @@ def test_answers_without_probability_are_no_answers(way: Callable[[Ranker], Answ
         def close(self) -> None: ...
 
     with load_ranker(engine="transformers") as ranker, pytest.raises(EngineError):
-        way(Ranker(Hopeful(), ranker.codec))(fresh_tasks(np.random.default_rng(0), 1, 5, 4))
+        method(Ranker(Hopeful(), ranker.codec), fresh_tasks(np.random.default_rng(0), 1, 5, 4))

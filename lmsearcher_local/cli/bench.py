@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,8 @@ def bench(
         loaded = time.perf_counter() - started
         ranker.rank(throughput.fresh_tasks(np.random.default_rng(0), 1, 0, 10))
         rows.append({"what": "start", "load_s": loaded, "first_answer_s": time.perf_counter() - started})
-        ways = {
-            "pick": throughput.picks(ranker),
-            "ranking": throughput.rankings(ranker),
-            "prefill": throughput.prefill(ranker),
-        }
-        for row in throughput.measure(ranker, ways, list(product(history, pool, batch)), repeats):
+        methods = {name: partial(method, ranker) for name, method in throughput.METHODS.items()}
+        for row in throughput.measure(ranker, methods, list(product(history, pool, batch)), repeats):
             click.echo(throughput.format_row(row))
             rows.append(row)
         rows.append(throughput.search(ranker))

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SPACE = SearchSpace([5] * 10)
 SEARCH = 192  # trials of a search (published protocol)
 SECONDS = 2.0  # of every measurement, at least
-PAUSE = 0.3  # in which threads of the way before stop waiting for work
+PAUSE = 0.3  # in which threads of the method before stop waiting for work
 CACHE = 1 << 30  # bytes of keys and values, at least: the longest prompts of a large batch
 
 Row = dict[str, Any]
 Answer = Callable[[Sequence[Task]], int]
-"""A way to answer pools: how many of them it answered, counted from the first."""
+"""A method that answers pools: how many of them it answered, counted from the first."""
 
 
 def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -> list[Task]:
@@ -40,66 +40,56 @@ def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -
     return tasks
 
 
-def picks(ranker: Ranker) -> Answer:
+def pick(ranker: Ranker, tasks: Sequence[Task]) -> int:
     """One answer to each pool, which is what a search asks for."""
-
-    def answer(tasks: Sequence[Task]) -> int:
-        for task, pick in zip(tasks, ranker.pick(tasks), strict=True):
-            if pick.code not in task.pool.codes or not pick.log_prob <= 0:
-                raise EngineError(f"{pick.code} is no answer to the pool {', '.join(task.pool.codes)}")
-        return len(tasks)
-
-    return answer
+    for task, answer in zip(tasks, ranker.pick(tasks), strict=True):
+        if answer.code not in task.pool.codes or not answer.log_prob <= 0:
+            raise EngineError(f"{answer.code} is no answer to the pool {', '.join(task.pool.codes)}")
+    return len(tasks)
 
 
-def rankings(ranker: Ranker) -> Answer:
+def rank(ranker: Ranker, tasks: Sequence[Task]) -> int:
     """The probability of every candidate of each pool."""
-
-    def answer(tasks: Sequence[Task]) -> int:
-        for task, ranking in zip(tasks, ranker.rank(tasks), strict=True):
-            if ranking.greedy not in task.pool.codes or not np.isclose(np.exp(ranking.log_probs).sum(), 1):
-                raise EngineError(f"{ranking.greedy} is no answer to the pool {', '.join(task.pool.codes)}")
-        return len(tasks)
-
-    return answer
+    for task, ranking in zip(tasks, ranker.rank(tasks), strict=True):
+        if ranking.greedy not in task.pool.codes or not np.isclose(np.exp(ranking.log_probs).sum(), 1):
+            raise EngineError(f"{ranking.greedy} is no answer to the pool {', '.join(task.pool.codes)}")
+    return len(tasks)
 
 
-def prefill(ranker: Ranker) -> Answer:
+def prefill(ranker: Ranker, tasks: Sequence[Task]) -> int:
     """The floor: one token after each prompt, whatever it is."""
     from vllm import SamplingParams
 
-    engine = vllm_engine(ranker)
+    params = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
+    vllm_engine(ranker).generate([ranker.codec.prompt(*task) for task in tasks], [params] * len(tasks))
+    return len(tasks)
 
-    def answer(tasks: Sequence[Task]) -> int:
-        params = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
-        engine.generate([ranker.codec.prompt(*task) for task in tasks], [params] * len(tasks))
-        return len(tasks)
 
-    return answer
+METHODS = {"pick": pick, "ranking": rank, "prefill": prefill}
 
 
 def measure(
     ranker: Ranker,
-    ways: Mapping[str, Answer],
+    methods: Mapping[str, Answer],
     cells: Sequence[tuple[int, int, int]],
     repeats: int,
     ready: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> Iterator[Row]:
-    """A row for each cell ``(history, pool, batch)`` and way: quartiles of pools per second.
+    """A row for each cell ``(history, pool, batch)`` and method: quartiles of pools per second.
 
-    In a repeat every way gets the same fresh tasks, in an order drawn anew, because the first after a rest is slower.
-    It starts with an empty prefix cache and makes its own prompts, fit of the surrogate included; ``prefill`` alone
-    finds that fit. ``ready`` makes what is outside this process ready for a way. There are at least ``repeats``,
-    more where they are quick.
+    In a repeat every method gets the same fresh tasks, in an order drawn anew: the first after a rest is slower. It
+    starts with an empty prefix cache and makes its own prompts, fit of the surrogate included; ``prefill`` alone finds
+    that fit. ``ready`` makes what is outside this process ready for a method. There are at least ``repeats``, more
+    where they are quick.
     """
     engine = vllm_engine(ranker)
     for history, pool, batch in cells:
         rng = np.random.default_rng((history, pool, batch))
-        spent, computed = ({name: list[float]() for name in ways} for _ in range(2))
+        spent, computed = ({name: list[float]() for name in methods} for _ in range(2))
         warm = False
         while len(spent["prefill"]) < repeats or min(map(sum, spent.values())) * batch < SECONDS:
             tasks = fresh_tasks(rng, batch, history, pool)
-            for name in rng.permutation(list(ways)).tolist():
+            for name in rng.permutation(list(methods)).tolist():
                 engine.forget()
                 if name in ready:
                     ready[name]()
@@ -109,7 +99,7 @@ def measure(
                         ranker.codec.prompt(*task)
                 time.sleep(PAUSE)
                 before, started = engine.computed_tokens, time.perf_counter()
-                answered = ways[name](own)
+                answered = methods[name](own)
                 if warm:
                     spent[name].append((time.perf_counter() - started) / answered)
                     computed[name].append((engine.computed_tokens - before) / answered)
