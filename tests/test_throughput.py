@@ -1,7 +1,7 @@
 """The throughput benchmark on the bundled checkpoint and real vLLM: what it counts, and what it refuses."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from lmsearcher_local.cli.main import main
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.engines.base import Engine, Question
 from lmsearcher_local.model.load import load_ranker
-from lmsearcher_local.model.ranker import Ranker
+from lmsearcher_local.model.ranker import Ranker, Task
 from lmsearcher_local.search import throughput
 from lmsearcher_local.search.throughput import fresh_tasks, pick, rank, vllm_engine
 
