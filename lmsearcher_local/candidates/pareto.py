@@ -12,9 +12,8 @@ AUGMENTED = 0.05  # share of the weighted sum in a Chebyshev score: of two equal
 
 def on_front(points: np.ndarray) -> np.ndarray:
     """Which of the points ``[n, M]`` no other dominates, bool ``[n]``; of equal points all or none."""
-    distinct, places = np.unique(
-        -points, axis=0, return_inverse=True
-    )  # ascending: a point follows all that dominate it
+    # Ascending: a point follows all that dominate it.
+    distinct, places = np.unique(-points, axis=0, return_inverse=True)
     if points.shape[1] == 2:
         best = np.minimum.accumulate(distinct[:, 1])
         kept = np.append(np.ones(len(best[:1]), dtype=bool), best[1:] < best[:-1])

@@ -18,16 +18,14 @@ class Curve(NamedTuple):
 def supported_values(curves: Sequence[Curve]) -> list[float | None]:
     """The final value of each trial; of one that was stopped early, the value that its last step supports.
 
-    A value in the middle of training is worse than one at the end, so the last value of a stopped trial would tell
-    against it how early it was stopped. Its rank does not: it is compared with the trials that ran further, by what
-    they had at the same step, and gets the final value that stands at the same rank among theirs. Between two ranks the
-    value is interpolated; outside of all it keeps its distance to the nearest, in units of the value. Trials that were
-    stopped later count among those that ran further, with the value that they get here. Where no trial that ran further
-    has a value at the last step, an earlier step decides; where none has at any, the last value counts as it is.
-    One whose last value is not finite gets the worst final value. Values are scores here, higher better.
+    In the middle of training a value is worse than at the end, but its rank is not. So a stopped trial is compared with
+    the trials that ran further, by what they had at the same step, and gets the final value at the same rank among
+    theirs. Between two ranks the value is interpolated; outside of all it keeps its distance to the nearest. Trials
+    stopped later count as having run further, with the value that they get here. Where none that ran further has a
+    value at the last step, an earlier step decides; where none has at any, the last value counts as it is. One whose
+    last value is not finite gets the worst final value. Values are scores here, higher better.
 
-    Returns:
-        A value for each curve; nothing for one that reported nothing, or nothing finite where no other ran further.
+    There is no value for a curve that reported nothing, or nothing finite where no other ran further.
     """
     found = [curve.final for curve in curves]
     stopped: dict[int, list[int]] = {}  # places of stopped trials by their last step

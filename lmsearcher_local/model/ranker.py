@@ -192,12 +192,12 @@ class Ranker:
         for task, trie in zip(tasks, tries, strict=True):
             prompts.append(self.codec.prompt(*task) if trie.branches else [])
             longest = len(prompts[-1]) + max((len(branch.path) for branch in trie.branches), default=0)
-            if longest > self.engine.max_length:
-                raise PromptError(
-                    f"{len(task.history)} trials and {len(task.pool)} candidates make a prompt of {longest} tokens;"
-                    f" as loaded, this checkpoint reads {self.engine.max_length}"
-                )
+            self._check_length(len(task.history), f"{len(task.pool)} candidates make a prompt of", longest)
         return tries, prompts
+
+    def _check_length(self, trials: int, others: str, length: int) -> None:
+        if length > (most := self.engine.max_length):
+            raise PromptError(f"{trials} trials and {others} {length} tokens; as loaded, this checkpoint reads {most}")
 
     def _ask_again(
         self, branches: Sequence[tuple[Prefix, Branch]], answers: Sequence[np.ndarray], close: Sequence[bool]
@@ -234,12 +234,8 @@ class Ranker:
 
     def check(self, space: SearchSpace, pool_size: int) -> None:
         """Refuse, with a ``PromptError``, a space whose full history and pool do not fit the checkpoint."""
-        length = self.codec.longest_prompt(space, pool_size)
-        if length > self.engine.max_length:
-            raise PromptError(
-                f"{HISTORY_CAP} trials and {min(pool_size, self.codec.max_pool)} candidates of this space make a prompt"
-                f" of up to {length} tokens; as loaded, this checkpoint reads {self.engine.max_length}"
-            )
+        others = f"{min(pool_size, self.codec.max_pool)} candidates of this space make a prompt of up to"
+        self._check_length(HISTORY_CAP, others, self.codec.longest_prompt(space, pool_size))
 
 
 def _rankings(

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
@@ -23,7 +22,6 @@ COLUMNS = ["trial", "code", "value", "reason"]  # of a search's results as CSV, 
 MEASURE = "measured "  # begins the columns of measured values, behind those of the parameters
 BREAKS = "breaks "  # begins the reason of a trial that has a value and breaks a limit
 STOPPED = "stopped after step"  # in that JSON, of a trial that was stopped early
-NONE: Mapping[int, int] = MappingProxyType({})
 AMBIGUOUS = -2  # in place of an option's index: a cell of a CSV may mean several
 
 

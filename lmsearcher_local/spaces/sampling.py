@@ -61,7 +61,7 @@ def sample(space: "SearchSpace", rng: np.random.Generator, n: int, exclude: Coll
             drawn = rng.integers(0, space.sizes, size=(100 + 2 * n, len(space.sizes)))
         if not len(drawn):
             break
-        rows, listed = drawn, space.constraints is None and space.is_listed
+        rows, listed = drawn, space.constraints is None and "listed" in vars(space)  # computed before
         if listed:
             rows = rows[space.listed[np.ravel_multi_index(tuple(rows.T), space.sizes)]]
         for row, code in zip(rows, space.codes(rows), strict=True):

@@ -180,11 +180,6 @@ class SearchSpace:
         """Whether the space is small enough to list its valid codes, so that it is known when they are used up."""
         return min(self.size, self.size if self.count is None else self.count) <= ENUMERABLE
 
-    @property
-    def is_listed(self) -> bool:
-        """Whether ``listed`` is there already."""
-        return "listed" in vars(self)
-
     @cached_property
     def listed(self) -> np.ndarray:
         """Which codes are valid, in lexicographic order: bool ``[size]``, of an ``enumerable`` space."""
@@ -338,11 +333,9 @@ class SearchSpace:
 
     def configuration(self, indices: Sequence[int]) -> Configuration:
         """The configuration of option indices, a new dictionary of what is active."""
-        found = {name: options[i] for name, options, i in zip(self.names, self.options, indices, strict=True)}
-        if self.when:
-            active = self.active(np.array([indices]))[0]
-            found = {name: option for (name, option), counts in zip(found.items(), active, strict=True) if counts}
-        return found
+        active = self.active(np.array([indices]))[0] if self.when else [True] * len(self.names)
+        parts = zip(self.names, self.options, indices, active, strict=True)
+        return {name: options[i] for name, options, i, counts in parts if counts}
 
     def active(self, rows: np.ndarray) -> np.ndarray:
         """Which parameters are active, bool ``[n, positions]``, in codes given as option indices of that shape."""
