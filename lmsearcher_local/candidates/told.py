@@ -28,6 +28,7 @@ class Told:
         self._violations: dict[str, dict[str, dict[int, float]]] = {}  # by limit, code and trial
         self._scored: dict[int, tuple[str, float]] = {}  # code and score by the number of the code's first trial
         self._numbers: list[int] = []  # of first trials, ascending
+        self._behind = 0  # the number behind all that was told
         self._ranked: list[tuple[float, int]] = []  # negated score and number of first trials, the best first
 
     def __len__(self) -> int:
@@ -55,8 +56,6 @@ class Told:
         self._scored[first] = code, score
         insort(self._numbers, first)
         insort(self._ranked, (-score, first))
-
-    _behind = 0  # the number behind all that was told
 
     @property
     def limits(self) -> tuple[str, ...]:

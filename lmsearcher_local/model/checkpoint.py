@@ -156,36 +156,28 @@ def _describe(folder: Path, profile: Profile | None = None) -> Checkpoint:
         raise CheckpointError(f"{folder} is no causal language model: architectures is {brief(architectures)}")
     weights = _find_weights(folder)
     try:
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
         heads = int(config["num_attention_heads"])
         head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        dtype = str(config.get("dtype") or config.get("torch_dtype") or "auto")
-        token_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * head_size * DTYPE_BYTES.get(dtype, 2)
-        context = min(int(config["max_position_embeddings"]), CONTEXT_CAP)
-        vocabulary = int(config["vocab_size"])
+        keys = int(config.get("num_key_value_heads") or heads) * head_size
         hidden = int(config.get("hidden_size") or heads * head_size)
-        intermediate = int(config.get("intermediate_size") or 4 * hidden)
+        sizes = {
+            "token_bytes": 2 * int(config["num_hidden_layers"]) * keys * DTYPE_BYTES.get(dtype, 2),
+            "context": min(int(config["max_position_embeddings"]), CONTEXT_CAP),
+            "vocabulary": int(config["vocab_size"]),
+            "hidden": hidden,
+            "intermediate": int(config.get("intermediate_size") or 4 * hidden),
+        }
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks a usable {error}") from error
-    sizes = (token_bytes, context, vocabulary, hidden, intermediate)
-    if min(sizes) < 1 or max(sizes) > 1 << 40:
+    if min(sizes.values()) < 1 or max(sizes.values()) > 1 << 40:
         raise CheckpointError(f"{folder / 'config.json'} has sizes that no model has")
     profile = profile or _read_profile(folder) or Profile()
     names = SMALL + (FILES if profile.template == OWN else ())
-    return Checkpoint(
-        path=folder,
-        profile=profile,
-        weights=tuple(weights),
-        quantization=_method(config),
-        context=context,
-        vocabulary=vocabulary,
-        dtype=dtype,
-        weight_bytes=sum(file.stat().st_size for file in [*weights, *folder.glob(TABLE)]),
-        token_bytes=token_bytes,
-        hidden=hidden,
-        intermediate=intermediate,
-        identity=fingerprint([*(folder / name for name in names), *weights]),
-    )
+    identity = fingerprint([*(folder / name for name in names), *weights])
+    size = sum(file.stat().st_size for file in [*weights, *folder.glob(TABLE)])
+    known: dict[str, Any] = {"quantization": _method(config), "dtype": dtype, "weight_bytes": size, **sizes}
+    return Checkpoint(folder, profile, tuple(weights), identity=identity, **known)
 
 
 def _find_weights(folder: Path) -> list[Path]:
