@@ -107,10 +107,10 @@ def contents(draw: st.DrawFn, reader: Reader) -> bytes:
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=400))
     rng = random.Random(draw(st.integers(0, 2**64)))
-    return spoiled(rng.choice(reader.valid), rng)
+    return spoil(rng.choice(reader.valid), rng)
 
 
-def spoiled(content: bytes, rng: random.Random) -> bytes:
+def spoil(content: bytes, rng: random.Random) -> bytes:
     """The file with one to four changes, of its bytes or of the values that it holds."""
     for _ in range(rng.randint(1, 4)):
         content = _other_value(content, rng) if rng.random() < 0.6 else _other_bytes(content, rng)
@@ -143,17 +143,17 @@ def _other_value(content: bytes, rng: random.Random) -> bytes:
         (content[:8], content[8:length], content[length:]),
     ):
         try:
-            new = json.dumps(_changed(json.loads(text), rng)).encode()
+            new = json.dumps(_change(json.loads(text), rng)).encode()
         except (ValueError, RecursionError):
             continue
         return (len(new).to_bytes(8, "little") if head and head == content[:8] else head) + new + tail
     try:
-        return _yaml(_changed(YAML(typ="safe", pure=True).load(content), rng))
+        return _yaml(_change(YAML(typ="safe", pure=True).load(content), rng))
     except Exception:  # the library raises many kinds
         return _other_bytes(content, rng)
 
 
-def _changed(tree: Any, rng: random.Random) -> Any:
+def _change(tree: Any, rng: random.Random) -> Any:
     places = [(tree, key) for key in _keys(tree)]
     for node, key in places:  # grows on the way
         places += [(node[key], inner) for inner in _keys(node[key])]
@@ -209,13 +209,13 @@ def readers() -> dict[str, Reader]:
         "history, journal": Reader("log", (search[JOURNAL],), _history),
         "pool": Reader("p", ("\n".join(CODES).encode(), columns.encode()), lambda path: read_pool(path, SPACE)),
         "study, journal": Reader(JOURNAL, (search[JOURNAL],), lambda path: page_of(str(path.parent)), slow=True),
-        "training, state": Reader("state.pt", (_state(),), _resumed),
+        "training, state": Reader("state.pt", (_state(),), _resume),
         "checksums": Reader(SUMS, (b"".join(SUMMED),), lambda path: differences(path.parent), {"a": b"a", "b c": b""}),
         "training, log": Reader("log.jsonl", (_log(),), lambda path: cut_log(path, 2)),
     }
     for kind, read, names in (
-        ("checkpoint", _asked, ("config.json", "lmsearcher.json", "tokenizer.json", *WEIGHTS)),
-        ("trim", _trimmed, ("generation_config.json", "tokenizer_config.json", "tokenizer.json")),
+        ("checkpoint", _ask, ("config.json", "lmsearcher.json", "tokenizer.json", *WEIGHTS)),
+        ("trim", _trim, ("generation_config.json", "tokenizer_config.json", "tokenizer.json")),
     ):
         for name in names:
             around = {other: content for other, content in folder.items() if other != name}
@@ -254,13 +254,13 @@ def _history(path: Path) -> object:
     return read_history(path, SPACE)
 
 
-def _asked(file: Path) -> object:
+def _ask(file: Path) -> object:
     """Load the checkpoint's folder, and make the first prompt: what is wrong with a tokenizer may show only then."""
     codec = load_checkpoint(file.parent).codec()
     return codec.prompt(*Task.of(SPACE, History(CODES[:2], (1.0, 2.0)), CODES[2:])), codec.answers(SPACE, CODES)
 
 
-def _trimmed(file: Path) -> object:
+def _trim(file: Path) -> object:
     out = file.parent / "trimmed"
     try:
         return trim_checkpoint(load_checkpoint(file.parent), out, lambda _: None)
@@ -339,7 +339,7 @@ def _state() -> bytes:
     return stream.getvalue()
 
 
-def _resumed(path: Path) -> object:
+def _resume(path: Path) -> object:
     return read_state(path, 0, "cpu", *_run())
 
 

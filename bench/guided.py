@@ -32,7 +32,7 @@ def main() -> None:
         rng = random.Random(seed)
         if rng.random() < 0.5:
             return bytes(atheris.Mutate(content, size))
-        return fuzz.spoiled(content, rng)[:size]
+        return fuzz.spoil(content, rng)[:size]
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with TemporaryDirectory() as scratch:

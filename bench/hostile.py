@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ def _some(values: Tensor, rng: torch.Generator, *others: float, share: float = 0
     return torch.where(picked, drawn, values)
 
 
+def _some_rows(other: float, values: Tensor, rng: torch.Generator) -> Tensor:
+    """The values, a few rows of them replaced."""
+    return torch.where(torch.rand(len(values), 1, generator=rng) < 0.02, other, values)
+
+
 # What the head answers for each token, in place of the normal numbers given.
 LOGITS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "sane": lambda values, rng: values,
@@ -69,14 +75,8 @@ LOGITS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 # What the rest of the model is made of, by name of the tensor.
 BODIES: dict[str, tuple[str, Callable[[Tensor, torch.Generator], Tensor]]] = {
-    "NaN in some embeddings": (
-        "embed_tokens",
-        lambda values, rng: torch.where(torch.rand(len(values), 1, generator=rng) < 0.02, NAN, values),
-    ),
-    "inf in some embeddings": (
-        "embed_tokens",
-        lambda values, rng: torch.where(torch.rand(len(values), 1, generator=rng) < 0.02, INF, values),
-    ),
+    "NaN in some embeddings": ("embed_tokens", partial(_some_rows, NAN)),
+    "inf in some embeddings": ("embed_tokens", partial(_some_rows, INF)),
     "1e38 in the attention": ("q_proj", lambda values, rng: torch.full_like(values, 1e38)),
     "NaN in the values": ("v_proj", lambda values, rng: torch.full_like(values, NAN)),
     "1e38 in the network": ("down_proj", lambda values, rng: 1e38 * torch.sign(values)),
@@ -97,7 +97,8 @@ def write_sane(folder: Path) -> None:
     table = load_file(folder / "compact" / TABLE)
     table["pick"][:, 0] = FIRST
     save_file(table, folder / "compact" / TABLE)
-    _configure(folder / "text")
+    config = json.loads((folder / "text" / "config.json").read_text())
+    (folder / "text" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
     for codec in CODECS:
         file = folder / codec / "model.safetensors"
         tensors = load_file(file)
@@ -132,23 +133,24 @@ def ask(folder: Path, engine: str, answers: int) -> dict[str, Any]:
     Raises:
         AssertionError: an answer that must never be.
     """
+    from transformers import AutoModelForCausalLM
+
     found: Counter[str] = Counter()
     with (
         warnings.catch_warnings(),
         load_ranker(folder, engine, cache_bytes=CACHE if engine == "vllm" else None) as ranker,
     ):
         warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that are none
-        reference = _reference(folder)
+        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         for number, (task, whole, temperature) in zip(range(answers), _questions(), strict=False):
             rng = np.random.default_rng(number)
             found["answers"] += 1
             try:
-                code, chance = (_ranked if whole else _picked)(ranker, task, temperature, rng)
+                code, chance = (_rank if whole else _pick)(ranker, task, temperature, rng)
+                found["alone in the pool" if len(task.pool) == 1 else "in the pool"] += 1
             except EngineError:
                 found["errors"] += 1
                 code, chance = "", NAN
-            else:
-                found["alone in the pool" if len(task.pool) == 1 else "in the pool"] += 1
             if number % CHECKED == 0 and len(task.pool) > 1:
                 found["checked"] += 1
                 expected = _expected(ranker, task, code, whole, temperature or 1.0, reference)
@@ -174,14 +176,14 @@ def _questions() -> Iterator[tuple[Task, bool, float]]:
         number += 1
 
 
-def _picked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
+def _pick(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
     [(code, log_prob)] = ranker.pick([task], [rng], temperature)
     assert code in task.pool.codes, f"{code} is not in the pool: {task}"
     assert -INF < log_prob <= 1e-9, f"the log-probability {log_prob}: {task}"
     return code, float(np.exp(log_prob))
 
 
-def _ranked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
+def _rank(ranker: Ranker, task: Task, temperature: float, rng: np.random.Generator) -> tuple[str, float]:
     [ranking] = ranker.rank([task], temperature or 1.0)
     chances = np.exp(ranking.log_probs)
     assert sorted(ranking.pool) == sorted(task.pool.codes), f"another pool: {task}"
@@ -189,12 +191,6 @@ def _ranked(ranker: Ranker, task: Task, temperature: float, rng: np.random.Gener
     assert abs(chances.sum() - 1) < 1e-6, f"the probabilities come to {chances.sum()}: {task}"
     assert ranking.greedy in task.pool.codes, f"{ranking.greedy} is not in the pool: {task}"
     return (ranking.greedy, float(chances[ranking.pool.index(ranking.greedy)]))
-
-
-def _reference(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 class Expected(NamedTuple):
@@ -229,9 +225,3 @@ def _expected(ranker: Ranker, task: Task, code: str, whole: bool, temperature: f
             chance *= float((logits / temperature).softmax(0)[child])
             greedy &= bool(logits[child] >= logits.max() - TOLERANCE * (1 + logits.abs().max()))
     return Expected(chance, greedy)
-
-
-def _configure(folder: Path, **entries: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"max_position_embeddings": CONTEXT, **entries}
-    (folder / "config.json").write_text(json.dumps(config))

@@ -70,15 +70,15 @@ TABLES = {
 def main(files: tuple[str, ...]) -> None:
     """Keep the rows of FILEs, and write all tables of the documentation anew."""
     for name, _, file in (word.partition("=") for word in files):
-        keep(name, Path(file))
+        keep_rows(name, Path(file))
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
-        if (text := written(before)) != before:
+        if (text := fill_tables(before)) != before:
             write_atomically(page, text)
             click.echo(f"written: {page.relative_to(ROOT)}")
 
 
-def written(text: str) -> str:
+def fill_tables(text: str) -> str:
     """A page whose tables are made anew.
 
     Raises:
@@ -90,19 +90,19 @@ def written(text: str) -> str:
         if name not in TABLES:
             raise click.UsageError(f"there is no table {name!r}; allowed: {', '.join(TABLES)}")
         table = TABLES[name]
-        rows = kept(table.rows)
+        rows = read_rows(table.rows)
         text = f"{name} -->\n{table.markdown(rows).strip()}\n\n"
         return text + (f"{origin(rows)} Rows: `bench/rows/{table.rows}.jsonl`.\n\n" if table.origin else "")
 
     return MARKED.sub(fill, text)
 
 
-def kept(name: str) -> list[dict[str, Any]]:
+def read_rows(name: str) -> list[dict[str, Any]]:
     """The rows of a file in ``bench/rows``."""
     return _read(ROWS / f"{name}.jsonl")
 
 
-def keep(name: str, file: Path) -> None:
+def keep_rows(name: str, file: Path) -> None:
     """Take a run's rows over.
 
     Raises:
@@ -118,7 +118,7 @@ def keep(name: str, file: Path) -> None:
         raise click.UsageError(f"{file} has no rows, or rows without versions and device")
     target = ROWS / f"{name}.jsonl"
     methods = {row.get("method") for row in rows}
-    others = [row for row in kept(name) if row.get("method") not in methods] if target.exists() else []
+    others = [row for row in read_rows(name) if row.get("method") not in methods] if target.exists() else []
     write_atomically(target, "".join(json.dumps(row) + "\n" for row in [*others, *rows]))
 
 

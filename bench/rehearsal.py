@@ -83,23 +83,21 @@ def rehearse(shape: str, trials: int, folder: Path, out: Path) -> Iterator[Row]:
     search = (*COMMAND, "search", "--table", BENCHMARK, "--trials", str(trials))
     rank = (*COMMAND, "rank", "--table", BENCHMARK, "--history", history, "--pool", pool)
 
-    yield measured("write", (sys.executable, "-c", WRITE, whole, shape), out)
-    yield measured("doctor", (*COMMAND, "doctor", "--checkpoint", whole), out)
-    row = measured("search", (*search, "--checkpoint", whole, "--out", history), out)
-    yield row | planned(whole) | times(history, row)
-    row = measured(
-        "search, killed", (*search, "--checkpoint", whole, "--out", killed), out, lambda: told(killed) >= KILLED_AT
-    )
-    yield row | planned(whole)
-    row = measured("search, resumed", (*search, "--checkpoint", whole, "--out", killed, "--resume"), out)
-    yield row | planned(whole) | {"as_the_first": same(history, killed)}
-    yield measured(f"rank of {CANDIDATES:,}", (*rank, "--checkpoint", whole), out) | planned(whole, CANDIDATES)
-    yield measured("trim", (*COMMAND, "trim", whole, trimmed), out)
-    row = measured("search, trimmed", (*search, "--checkpoint", trimmed, "--out", out / "trimmed"), out)
-    yield row | planned(trimmed) | times(out / "trimmed", row) | {"as_the_first": same(history, out / "trimmed")}
+    yield run_step("write", (sys.executable, "-c", WRITE, whole, shape), out)
+    yield run_step("doctor", (*COMMAND, "doctor", "--checkpoint", whole), out)
+    row = run_step("search", (*search, "--checkpoint", whole, "--out", history), out)
+    yield row | plan(whole) | times(history, row)
+    command = (*search, "--checkpoint", whole, "--out", killed)
+    yield run_step("search, killed", command, out, lambda: count_trials(killed) >= KILLED_AT) | plan(whole)
+    row = run_step("search, resumed", (*command, "--resume"), out)
+    yield row | plan(whole) | {"as_the_first": same_trials(history, killed)}
+    yield run_step(f"rank of {CANDIDATES:,}", (*rank, "--checkpoint", whole), out) | plan(whole, CANDIDATES)
+    yield run_step("trim", (*COMMAND, "trim", whole, trimmed), out)
+    row = run_step("search, trimmed", (*search, "--checkpoint", trimmed, "--out", out / "trimmed"), out)
+    yield row | plan(trimmed) | times(out / "trimmed", row) | {"as_the_first": same_trials(history, out / "trimmed")}
 
 
-def measured(step: str, arguments: Sequence[str | Path], out: Path, enough: Callable[[], bool] | None = None) -> Row:
+def run_step(step: str, arguments: Sequence[str | Path], out: Path, enough: Callable[[], bool] | None = None) -> Row:
     """Run a command to its end, or with ``enough`` kill it once that is true; its peak memory in bytes and its time.
 
     Raises:
@@ -136,20 +134,20 @@ def times(search: Path, row: Row) -> Row:
     return {"first_ask_s": round(first, 2), "ask_s": round(median(gaps), 3), "longest_ask_s": round(max(gaps), 3)}
 
 
-def planned(checkpoint: Path, pool: int = 10) -> Row:
+def plan(checkpoint: Path, pool: int = 10) -> Row:
     """What ``doctor`` plans for a search on the processor, and for a ranking of a larger pool."""
     found = load_checkpoint(checkpoint)
     longest = found.codec().longest_prompt(load_table(BENCHMARK).space, pool)
     return {"planned_bytes": plan_memory(found, longest, card=False).total}
 
 
-def told(search: Path) -> int:
+def count_trials(search: Path) -> int:
     """Trials that a search has ended so far."""
     file = search / RESULTS
     return len(read_json(file)) if file.exists() else 0
 
 
-def same(first: Path, second: Path) -> bool:
+def same_trials(first: Path, second: Path) -> bool:
     """Whether two searches tried the same configurations in the same order, and told the same values."""
     return (first / TABLE).read_bytes() == (second / TABLE).read_bytes()
 
@@ -160,7 +158,7 @@ def line(row: Row) -> str:
         f"{row[key] / unit:>{width}.{2 if unit > 1 else 1}f}" if key in row else " " * width
         for key, (_, unit, width) in COLUMNS.items()
     ]
-    words = f"{off(row):+7.0%}" if "planned_bytes" in row else ""
+    words = f"{plan_error(row):+7.0%}" if "planned_bytes" in row else ""
     if "as_the_first" in row:
         words += "  same trials" if row["as_the_first"] else "  OTHER TRIALS"
     return f"{row['step']:<18}{''.join(cells)}{words}".rstrip()
@@ -175,12 +173,12 @@ def markdown(rows: Sequence[Row]) -> str:
         forms = {"seconds": "{:.0f}", "first_ask_s": "{:.0f}", "ask_s": "{:.1f}"}
         cells = [form.format(row[key]) if key in row else "" for key, form in forms.items()]
         cells += [f"{row[key] / 10**9:.2f}" if key in row else "" for key in ("peak_bytes", "planned_bytes")]
-        cells.append(f"{round(100 * off(row)):+d} %" if "planned_bytes" in row else "")
+        cells.append(f"{round(100 * plan_error(row)):+d} %" if "planned_bytes" in row else "")
         text += f"| {row['step']}{words} | {' | '.join(cells)} |\n"
     return text
 
 
-def off(row: Row) -> float:
+def plan_error(row: Row) -> float:
     """How much more was planned than needed, as a share of what was needed."""
     return float(row["planned_bytes"] / row["peak_bytes"] - 1)
 
@@ -190,8 +188,8 @@ def complaints(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         if not row.get("as_the_first", True):
             yield f"{row['step']}: other trials than the first search's"
-        if "planned_bytes" in row and abs(off(row)) > TOLERANCE:
-            yield f"{row['step']}: the plan is off by {off(row):+.0%}, more than {TOLERANCE:.0%}"
+        if "planned_bytes" in row and abs(plan_error(row)) > TOLERANCE:
+            yield f"{row['step']}: the plan is off by {plan_error(row):+.0%}, more than {TOLERANCE:.0%}"
 
 
 if __name__ == "__main__":

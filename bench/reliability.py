@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from lmsearcher_local.search import throughput
+from lmsearcher_local.search.throughput import write_rows
 from lmsearcher_local.system.provenance import provenance
 
 Row = dict[str, Any]
@@ -46,14 +46,12 @@ def fuzz(examples: int, seconds: int, out: Path) -> None:
     atheris = find_spec("atheris") is not None
     if seconds and not atheris:
         click.echo("atheris is left out: it is not installed; pip install atheris", err=True)
-    rows = []
+    rows: list[Row] = []
     for name, reader in readers().items():
         row = {"reader": name, **spoil(name, max(1, examples // 50) if reader.slow else examples)}
         if seconds and atheris:
             row |= guided(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
-        rows.append(row)
-        click.echo(json.dumps(row), err=True)
-        throughput.write_rows(out / "fuzz.jsonl", rows)
+        keep(row, rows, out / "fuzz.jsonl")
     keys = ("reader", "files", "read", "refused", "slowest_ms", "guided", "branches", "broken")
     click.echo(table(rows, keys, (*keys[:5], "files of atheris", "branches reached", "neither")))
     click.echo(about())
@@ -126,9 +124,7 @@ def hostile(answers: int, out: Path) -> None:
                     started = time.perf_counter()
                     found = ask(folder, engine, math.ceil(answers * share / len(KINDS) / len(CODECS)))
                     row = {"weights": kind, "codec": codec, "engine": engine, **found}
-                    rows.append(row | {"seconds": round(time.perf_counter() - started, 1)})
-                    click.echo(json.dumps(rows[-1]), err=True)
-                    throughput.write_rows(out / "hostile.jsonl", rows)
+                    keep(row | {"seconds": round(time.perf_counter() - started, 1)}, rows, out / "hostile.jsonl")
     sums: dict[str, Counter[str]] = {}
     for row in rows:
         counts = {key: value for key, value in row.items() if isinstance(value, int)}
@@ -149,14 +145,19 @@ def soak(trials: int, real: int, out: Path) -> None:
     """Kill a search, fill its disk, let its objective fail and hang: nothing told is lost, memory stays flat."""
     from bench.soak import soak as run
 
-    rows = []
+    rows: list[Row] = []
     for engine, count, kills, fills in (("none", trials, trials // 80, trials // 250), ("transformers", real, 12, 4)):
-        rows.append(run(count, engine, kills, fills))
-        click.echo(json.dumps(rows[-1]), err=True)
-        throughput.write_rows(out / "soak.jsonl", rows)
+        keep(run(count, engine, kills, fills), rows, out / "soak.jsonl")
     for row in rows:
         click.echo(table([{"what": key, "": value} for key, value in row.items()], ("what", "")) + "\n")
     click.echo(about())
+
+
+def keep(row: Row, rows: list[Row], file: Path) -> None:
+    """Add a row, show it and write all rows."""
+    rows.append(row)
+    click.echo(json.dumps(row), err=True)
+    write_rows(file, rows)
 
 
 def table(rows: Iterable[Row], keys: Sequence[str], titles: Sequence[str] = ()) -> str:

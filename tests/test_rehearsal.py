@@ -62,4 +62,4 @@ def test_a_step_that_fails_says_what_it_said(tmp_path: Path) -> None:
     refused = CliRunner().invoke(rehearsal.main, ["--folder", str(tmp_path), "--out", str(Path(__file__).parent)])
     assert refused.exit_code == 2
     with pytest.raises(Exception, match="step ended with 3: no room"):
-        rehearsal.measured("step", (sys.executable, "-c", "import sys; print('no room'); sys.exit(3)"), tmp_path)
+        rehearsal.run_step("step", (sys.executable, "-c", "import sys; print('no room'); sys.exit(3)"), tmp_path)
