@@ -46,12 +46,8 @@ def evaluate(objective: Objective, code: str, configuration: Configuration, watc
         with forks_end_here():
             value: object = objective(code, configuration, **watched)
         return Outcome(check_measured(value))
-    except StoppedEarly as error:
-        return Outcome(None, str(error), pruned=True)
-    except WorkerLost as error:
-        return Outcome(None, str(error), lost=True)
     except ObjectiveFailed as error:
-        return Outcome(None, str(error))
+        return Outcome(None, str(error), lost=isinstance(error, WorkerLost), pruned=isinstance(error, StoppedEarly))
     except ObjectiveError as error:
         return Outcome(None, str(error), stops=True)
     except (Exception, SystemExit) as error:

@@ -47,22 +47,19 @@ class FunctionObjective(ProcessObjective):
 
     def start(self) -> None:
         """Start a process, in which the first trial then runs; ``ObjectiveError`` where its imports fail."""
-        worker = self._worker()
+        worker = self._new_worker()
         try:
             worker.start()
         finally:
-            self._back(worker)
+            self._give_back(worker)
 
     def __call__(self, code: str, configuration: Configuration, watch: Watch | None = None) -> Measured:
-        try:
-            worker = self._idle.pop()
-        except IndexError:  # not asked before: another thread may have taken the last one
-            worker = self._worker()
+        worker = self._take_idle() or self._new_worker()
         try:
             worker.start()
             return worker.call(configuration, self._timeout, watch)
         finally:
-            self._back(worker, used=True)
+            self._give_back(worker, keep=not self.shared)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another machine imports the function by its name, from the same folder if there is one."""
@@ -70,10 +67,7 @@ class FunctionObjective(ProcessObjective):
 
     def rest(self) -> None:
         """End the processes that are not at work."""
-        idle: list[Worker] = []
-        with suppress(IndexError):  # threads take some meanwhile
-            while True:
-                idle.append(self._idle.pop())
+        idle = [*iter(self._take_idle, None)]
         for worker in idle:
             worker.hang_up()
         for worker in idle:
@@ -85,13 +79,18 @@ class FunctionObjective(ProcessObjective):
         for worker in [*self._workers]:  # at work: the threads that wait for them do the rest
             worker.kill()
 
-    def _worker(self) -> Worker:
+    def _take_idle(self) -> Worker | None:
+        with suppress(IndexError):  # not looked at before: another thread may take the last one
+            return self._idle.pop()
+        return None
+
+    def _new_worker(self) -> Worker:
         worker = Worker(self._function, self._folder, self.environment())
         self._workers.add(worker)
         return worker
 
-    def _back(self, worker: Worker, used: bool = False) -> None:
-        if not worker.lost and not (used and self.shared):
+    def _give_back(self, worker: Worker, keep: bool = True) -> None:
+        if keep and not worker.lost:
             self._idle.append(worker)
             return
         if worker.lost:
@@ -135,8 +134,7 @@ def _check_spec(spec: str) -> str:
 
 def _pickle(function: Function) -> bytes:
     try:
-        pickled: bytes = cloudpickle.dumps(function)
-        return pickled
+        return bytes(cloudpickle.dumps(function))
     except Exception as error:  # whatever an object's own way of pickling raises
         raise ObjectiveError(
             f"the {function_name(function)} cannot be sent to a process of its own ({describe_error(error)}); an"
