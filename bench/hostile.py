@@ -1,7 +1,7 @@
 """Checkpoints whose weights make logits NaN, infinite, constant, one-hot or huge, and what must hold of any answer.
 
-A residual stream's first entry is the same positive number everywhere, so that a head that reads nothing else gives
-each token a logit of any value, whatever the prompt. Other checkpoints are spoiled further down.
+A residual stream's first entry is the same positive number everywhere. A head that reads nothing else so gives each
+token any logit, whatever the prompt. Other checkpoints are spoiled further down.
 """
 
 import json
@@ -153,7 +153,7 @@ def ask(folder: Path, engine: str, answers: int) -> dict[str, Any]:
                 code, chance = "", NAN
             if number % CHECKED == 0 and len(task.pool) > 1:
                 found["checked"] += 1
-                expected = _expected(ranker, task, code, whole, temperature or 1.0, reference)
+                expected = _expect(ranker, task, code, whole, temperature or 1.0, reference)
                 if not code:
                     found["refused numbers"] += expected is not None
                 else:
@@ -200,7 +200,7 @@ class Expected(NamedTuple):
     greedy: bool
 
 
-def _expected(ranker: Ranker, task: Task, code: str, whole: bool, temperature: float, model: Any) -> Expected | None:
+def _expect(ranker: Ranker, task: Task, code: str, whole: bool, temperature: float, model: Any) -> Expected | None:
     """By plain forward passes without a cache; nothing where a logit that must be known is no number.
 
     For a pick these are the logits on the way to the code, for a whole ranking, or without a code, all of them.

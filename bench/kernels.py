@@ -73,7 +73,7 @@ def head_rows(device: str, repeats: int) -> Iterator[Row]:
             for name, call in plain.items():
                 what = f"restricted_head, {str(dtype)[6:]}, {name}"
                 shape = f"[{questions}, {size}] x [{vocabulary}, {size}], {tokens} ids"
-                yield timed(what, shape, call, shipped, device, repeats, moved)
+                yield compare(what, shape, call, shipped, device, repeats, moved)
 
 
 def whole_head(hidden: Tensor, weight: Tensor, questions: list[list[int]]) -> Tensor:
@@ -92,7 +92,7 @@ def engine_rows(checkpoint: Path | None, repeats: int) -> Iterator[Row]:
         for ours, theirs in zip(shipped.rank(tasks), plain.rank(tasks), strict=True):
             np.testing.assert_allclose(np.exp(ours.log_probs), np.exp(theirs.log_probs), atol=tolerance)
         calls = partial(plain.rank, tasks), partial(shipped.rank, tasks)
-        row = timed("engine, whole prefixes and head", name, *calls, engine.model.device.type, repeats)
+        row = compare("engine, whole prefixes and head", name, *calls, engine.model.device.type, repeats)
         yield {"checkpoint": found.identity} | row
     engine.close()
 
@@ -146,7 +146,7 @@ class PlainEngine(Engine):
         """The engine owns the model."""
 
 
-def timed(
+def compare(
     what: str,
     shape: str,
     plain: Callable[[], object],

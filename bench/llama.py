@@ -72,7 +72,7 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=converter.converted()).save_pretrained(folder)
 
 
-def published(name: str) -> dict[str, Any]:
+def config_of(name: str) -> dict[str, Any]:
     """``config.json`` of Llama 3.1 8B, Llama 3.2 3B or 1B, as published, or of a ``tiny`` one of their kind.
 
     Raises:

@@ -6,9 +6,9 @@ shows them to the engine as the bundled checkpoint's codec does, the others as d
 
 Before anything is measured, a search that is stopped and resumed must equal the uninterrupted one, and its results.csv
 must hold every trial once. Then each search, in a process of its own, grows to the last of the numbers of trials. A row
-for each number gives, over the last 200 trials before it, trials a second and milliseconds of processor a trial, which
-other work on the machine changes less, and by how much the memory of the process has grown. The last row of a search
-also says by how much that of another process grows in which Optuna alone reads the study.
+for each number gives trials a second and milliseconds of processor a trial over the last 200 trials, and by how much
+the process has grown. Other work on the machine changes the second figure less. The last row of a search also says how
+much memory Optuna alone takes to read the study.
 """
 
 import csv

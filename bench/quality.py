@@ -246,7 +246,7 @@ def markdown(summary: Summary) -> str:
         found = [lines.get(name) for lines in summary.values()]
         seeds = sorted({line.seeds for line in found if line})
         text += f"| {name} | {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} |"
-        text += "".join(f" {_marked(line) if line else '-'} |" for line in found) + "\n"
+        text += "".join(f" {_at_marks(line) if line else '-'} |" for line in found) + "\n"
     return text
 
 
@@ -255,7 +255,7 @@ def short_markdown(rows: Iterable[dict[str, Any]]) -> str:
     *_, lines = summarise(rows).values()
     text = "| method | seeds | nine tables |\n| --- | --- | --- |\n"
     for method, words in SHORT.items():
-        text += f"| {words} | {lines[method].seeds} | {_marked(lines[method])} |\n"
+        text += f"| {words} | {lines[method].seeds} | {_at_marks(lines[method])} |\n"
     return text
 
 
@@ -308,7 +308,7 @@ def _line(by_seed: np.ndarray) -> Line:
     return Line(by_seed.mean(0), low, high, len(by_seed))
 
 
-def _marked(line: Line) -> str:
+def _at_marks(line: Line) -> str:
     """Such as ``.025±.004 / .004±.001 / .003±.001``."""
     pairs = [(line.mean[n - 1], (line.high[n - 1] - line.low[n - 1]) / 2) for n in MARKS]
     return " / ".join("±".join(f"{value:.3f}".lstrip("0") for value in pair) for pair in pairs)

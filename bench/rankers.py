@@ -56,16 +56,16 @@ class ShuffledScores(Ranker):
 
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
         """Rank behind shuffled histories."""
-        return super().rank([*map(_shuffled, tasks)], temperature)
+        return super().rank([*map(_shuffle, tasks)], temperature)
 
     def pick(
         self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
     ) -> list[Pick]:
         """Answer behind shuffled histories."""
-        return super().pick([*map(_shuffled, tasks)], rngs, temperature)
+        return super().pick([*map(_shuffle, tasks)], rngs, temperature)
 
 
-def _shuffled(task: Task) -> Task:
+def _shuffle(task: Task) -> Task:
     order = _rng(task.history.codes).permutation(len(task.history))
     history = History(task.history.codes, tuple(task.history.scores[i] for i in order))
     return Task.of(task.space, history, task.pool.codes)

@@ -1,10 +1,9 @@
 """The published checkpoint in its real shape: what a user does with it, each step in a process of its own.
 
-``python -m bench.rehearsal --shape 8b --folder DIR --out runs/rehearsal`` writes a checkpoint of random weights to
-DIR/whole, plans it, searches with it, kills a search and resumes it, ranks a pool, trims the checkpoint to DIR/trimmed
-and searches with the copy. Random weights rank nothing; sizes, files, times and memory are the real ones. A row a step,
-versions and processor in each, go to ``rehearsal.jsonl``. The exit status is 1 where a step fails, where a search
-differs from the first one, or where the plan of ``doctor`` is off by more than 10 %.
+``python -m bench.rehearsal --shape 8b --folder DIR --out runs/rehearsal`` writes a checkpoint of random weights. It
+plans it, searches with it, kills a search and resumes it, ranks a pool, trims it and searches with the copy. Random
+weights rank nothing; sizes, files, times and memory are the real ones. A row a step goes to ``rehearsal.jsonl``. The
+exit status is 1 where a step fails, a search differs from the first, or the plan of ``doctor`` is off by over 10 %.
 """
 
 import subprocess
@@ -37,7 +36,7 @@ CANDIDATES = 1000  # of the ranking
 KILLED_AT = 8  # trials: the first 5 are random, so the model has been asked
 TOLERANCE = 0.1  # by how much the plan may be off
 POLL = 0.05  # seconds between two looks at a process
-WRITE = "import sys; from bench.llama import *; write_sharded(Path(sys.argv[1]), published(sys.argv[2]))"
+WRITE = "import sys; from bench.llama import *; write_sharded(Path(sys.argv[1]), config_of(sys.argv[2]))"
 COMMAND = (sys.executable, "-m", "lmsearcher_local")
 COLUMNS = {  # of a row: key, unit, width
     "seconds": ("seconds", 1, 9),

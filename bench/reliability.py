@@ -50,7 +50,7 @@ def fuzz(examples: int, seconds: int, out: Path) -> None:
     for name, reader in readers().items():
         row = {"reader": name, **spoil(name, max(1, examples // 50) if reader.slow else examples)}
         if seconds and atheris:
-            row |= guided(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
+            row |= run_atheris(name, out / "corpus" / re.sub(r"\W+", "-", name), seconds)
         keep(row, rows, out / "fuzz.jsonl")
     keys = ("reader", "files", "read", "refused", "slowest_ms", "guided", "branches", "broken")
     click.echo(table(rows, keys, (*keys[:5], "files of atheris", "branches reached", "neither")))
@@ -90,7 +90,7 @@ def spoil(name: str, examples: int) -> Row:
     return {"files": found.total(), **found, "slowest_ms": round(1000 * slowest), "broken": broken}
 
 
-def guided(name: str, corpus: Path, seconds: int) -> Row:
+def run_atheris(name: str, corpus: Path, seconds: int) -> Row:
     """What atheris finds, in a process of its own."""
     command = [sys.executable, "-m", "bench.guided", name, str(corpus), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

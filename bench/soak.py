@@ -108,7 +108,7 @@ def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
         log.write_text("")
         out = disk / "out"
         known, acknowledged, count = _with_faults(out, trials, engine, log, kills, fills if limited else 0)
-        assert known == told(whole), "the search went on otherwise than the uninterrupted one"
+        assert known == read_told(whole), "the search went on otherwise than the uninterrupted one"
         kept = {(SPACE.encode(params), str(value)) for params, value, _ in known}
         lost = acknowledged - kept
         assert not lost, f"lost: {lost}"
@@ -151,7 +151,7 @@ def _with_faults(
         lasts = rng.randint(1, max(1, 2 * left // (len(faults) + 2)))
         status, error, said = _one_life(out, trials, engine, log, fault, lasts, rng.uniform(0, 0.05))
         acknowledged |= said
-        now = told(out)
+        now = read_told(out)
         assert now[: len(known)] == known, "what was told is lost"
         known = now
         if status == 0:
@@ -203,7 +203,7 @@ def _check_files(out: Path, whole: Path, known: Told) -> None:
     assert sorted(file.name for file in out.iterdir()) == sorted([JOURNAL, RESULTS, TABLE]), "leftovers"
 
 
-def told(out: Path) -> Told:
+def read_told(out: Path) -> Told:
     """What the storage holds of the trials that ended by themselves."""
     if not (out / JOURNAL).exists():
         return []

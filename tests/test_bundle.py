@@ -32,7 +32,7 @@ HERE, THERE = (f"set -eux\n{block.text}" for block in blocks("howto/airgap.md"))
 AGAIN = """
 from pathlib import Path
 from lmsearcher_local.shipping import bundle as b
-own = b._installed(b.OURS)
+own = b._find_installed(b.OURS)
 print(b.pack(own, [*b._metadata(own), *b._own_files()], Path(".")))
 """
 
@@ -190,13 +190,13 @@ def test_another_machine_gets_its_own_wheels(tmp_path: Path) -> None:
 
 
 def test_an_installed_package_is_packed_again(tmp_path: Path) -> None:
-    installed = bundle._installed("markdown-it-py")  # with a console script and a package that is named otherwise
+    installed = bundle._find_installed("markdown-it-py")  # with a console script and a package that is named otherwise
     assert installed is not None
-    wheel = pack(installed, bundle._recorded(installed), tmp_path)
+    wheel = pack(installed, bundle._recorded_files(installed), tmp_path)
     assert wheel.name == f"markdown_it_py-{installed.version}-py3-none-any.whl"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", tmp_path / "site"]
     subprocess.run([*pip, wheel], check=True)
-    for name, file in bundle._recorded(installed):
+    for name, file in bundle._recorded_files(installed):
         assert (tmp_path / "site" / name).read_bytes() == file.read_bytes()
     assert (tmp_path / "site" / "bin" / "markdown-it").exists()
 

@@ -94,7 +94,7 @@ def read_history(source: str | Path | Study, space: SearchSpace, *, others: bool
         direction, bare = values if path.name in (RESULTS, TABLE) else None, home or space
         entries = (_of_csv if is_csv(path, text) else _of_json)(path, text, space, bare, others)
     finite = ((where, code, _finite(value, f"{name}: {where}")) for where, code, value in entries)
-    found, unfit = _fitting(finite, space, name)
+    found, unfit = _sort_out(finite, space, name)
     if unfit and not found:
         raise HistoryError(f"{name}: this space offers none of its {len(unfit):,} trials; {unfit[0]}")
     return Source(name, tuple(found), len(unfit), omission(name, unfit, "trial"), direction)
@@ -117,14 +117,14 @@ def read_first(source: str | Path | Study, space: SearchSpace) -> Candidates:
     else:
         read = _codes_of_csv if is_csv(opened.path, opened.text) else partial(_of_json, valued=False)
         entries = read(opened.path, opened.text, space, opened.space or space)
-    found, unfit = _fitting(entries, space, name)
+    found, unfit = _sort_out(entries, space, name)
     if not found:
         reason = f"; {unfit[0]}" if unfit else ""
         raise HistoryError(f"{name} holds no configuration of this space{reason}")
     return Candidates([*dict(found)], omission(name, unfit, "configuration"))
 
 
-def _fitting(entries: Iterable[Entry], space: SearchSpace, name: str) -> tuple[list[tuple[str, Any]], list[str]]:
+def _sort_out(entries: Iterable[Entry], space: SearchSpace, name: str) -> tuple[list[tuple[str, Any]], list[str]]:
     """Codes of the space with their values, and why each of the other configurations is none."""
     found, unfit = [], []
     try:
@@ -159,7 +159,7 @@ def open_source(source: str | Path | Study) -> Study | File:
     text = text_of(path, HistoryError)
     if text.lstrip()[:1] == "{" and '"op_code"' in text.partition("\n")[0]:
         return load_study(str(path))
-    return File(path, text, *_searched(path.absolute().parent))
+    return File(path, text, *_search_of(path.absolute().parent))
 
 
 def name_of(source: str | Path | Study) -> str:
@@ -187,7 +187,7 @@ def _of_folder(folder: Path) -> Path:
     raise HistoryError(f"{folder} holds no search: there is no {JOURNAL}, {TABLE} or {RESULTS} in it")
 
 
-def _searched(folder: Path) -> tuple[SearchSpace | None, Direction | None]:
+def _search_of(folder: Path) -> tuple[SearchSpace | None, Direction | None]:
     """Space and direction of the search of which this is the output folder, if it is one."""
     plan = read_plan(folder)
     try:

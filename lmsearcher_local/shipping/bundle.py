@@ -1,8 +1,8 @@
 """``lmsearcher-local bundle`` and ``verify``: one folder that installs this package where there is no network.
 
-Every version is the one that is installed here, so what was tested is what arrives. pip alone would read requirements
-with the markers of the Python it runs in, whichever machine is chosen, and would bring a torchvision that breaks a CPU
-build. So the requirements are followed here, wheel by wheel, and pip only fetches, with its ordinary configuration.
+Every version is the one that is installed here, so what was tested is what arrives. The requirements are followed here,
+wheel by wheel, and pip only fetches, with its ordinary configuration. Alone it would read them with the markers of its
+own Python, whichever machine is chosen, and bring a torchvision that breaks a CPU build.
 """
 
 import hashlib
@@ -216,14 +216,14 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
     """Put a wheel of this package, and of everything it needs on that machine, into ``wheels``; else
     ``BundleError``."""
     pins = _pins(target)
-    own = _installed(OURS)
+    own = _find_installed(OURS)
     if own is None:
         raise BundleError(f"{OURS} is not installed here but only imported; install it, then make the bundle")
     pack(own, [*_metadata(own), *_own_files()], wheels)
     needed: dict[str, SpecifierSet] = {}
     while True:
-        held = _held(wheels)
-        for name, specifier in _needed(held, target).items():
+        held = _read_wheels(wheels)
+        for name, specifier in _requirements_of(held, target).items():
             needed[name] = needed.get(name, SpecifierSet()) & specifier
         unfit = [name for name in held if name in needed and not needed[name].contains(held[name].version, True)]
         for name in unfit:  # a later requirement is stricter; requirements are only added, so this ends
@@ -237,9 +237,9 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
             pin = pins.get(name, "")
             fits = pin != "" and needed[name].contains(pin, True)
             if fits and "+" in pin and target.is_here:  # such a version is in no common index
-                installed = _installed(name)
+                installed = _find_installed(name)
                 assert installed is not None
-                pack(installed, _recorded(installed), wheels)
+                pack(installed, _recorded_files(installed), wheels)
             elif fits:  # to ==, 2.13.0+cpu is a 2.13.0, too
                 requests.append(f"{name}{'===' if name == 'torch' else '=='}{pin}")
             else:  # what the other build alone needs
@@ -247,7 +247,7 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
         _fetch(requests, wheels, target)
 
 
-def _needed(held: dict[str, Distribution], target: Target) -> dict[str, SpecifierSet]:
+def _requirements_of(held: dict[str, Distribution], target: Target) -> dict[str, SpecifierSet]:
     """What the wheels fetched so far need, as far as they lead."""
     markers = target.markers()
     needed: dict[str, SpecifierSet] = {}
@@ -264,12 +264,12 @@ def _needed(held: dict[str, Distribution], target: Target) -> dict[str, Specifie
     return needed
 
 
-def _held(wheels: Path) -> dict[str, Distribution]:
-    return {canonicalize_name(wheel.name): wheel for wheel in map(_wheel, wheels.glob("*.whl"))}
+def _read_wheels(wheels: Path) -> dict[str, Distribution]:
+    return {canonicalize_name(wheel.name): wheel for wheel in map(_read_wheel, wheels.glob("*.whl"))}
 
 
 @cache
-def _wheel(file: Path) -> Distribution:
+def _read_wheel(file: Path) -> Distribution:
     [distribution] = distributions(path=[str(file)])
     return distribution
 
@@ -303,7 +303,7 @@ def _fetch(requests: list[str], wheels: Path, target: Target) -> None:
         raise FetchError(message)
 
 
-def _installed(name: str) -> Distribution | None:
+def _find_installed(name: str) -> Distribution | None:
     """What is installed under this name; a source tree's egg-info beside it is not."""
     return next((found for found in distributions(name=name) if found.read_text("WHEEL")), None)
 
@@ -330,7 +330,7 @@ def _own_files() -> Iterable[tuple[str, Path]]:
                     yield str(name), file
 
 
-def _recorded(distribution: Distribution) -> list[tuple[str, Path]]:
+def _recorded_files(distribution: Distribution) -> list[tuple[str, Path]]:
     """Name in a wheel and place of each file that was installed, without what pip made itself."""
     scripts = {entry.name for entry in distribution.entry_points if entry.group == "console_scripts"}
     files = _metadata(distribution)

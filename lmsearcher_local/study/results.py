@@ -81,19 +81,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """A search so far: its trials in order, whether the space is used up, how many other trials ended in the study
-    that have no configuration of the space (of another program, which count for nothing), and why it ended early.
-
-    ``latest`` are those of the trials that ended since the result before.
-    """
+    """A search so far."""
 
     space: SearchSpace
     direction: Direction
-    trials: tuple[Trial, ...]
-    exhausted: bool = False
-    foreign: int = 0
-    ended: str = ""
-    latest: tuple[Trial, ...] = field(default=(), compare=False, repr=False)
+    trials: tuple[Trial, ...]  # by number
+    exhausted: bool = False  # the space is used up
+    foreign: int = 0  # trials of another program, without a configuration of the space, which count for nothing
+    ended: str = ""  # why the search ended early
+    latest: tuple[Trial, ...] = field(default=(), compare=False, repr=False)  # that ended since the result before
     goals: tuple[Goal, ...] = ()
     limits: tuple[Limit, ...] = ()
 

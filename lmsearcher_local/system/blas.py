@@ -1,8 +1,8 @@
-"""Linear algebra on one thread: for matrices of a few hundred rows that is many times quicker beside other work, and
-the bits of a result do not depend on how many processors there are.
+"""Linear algebra on one thread, which is many times quicker for matrices of a few hundred rows beside other work.
 
-The number of threads belongs to the process. So it is set for milliseconds only, around nothing but our own arithmetic,
-and however many threads come here at once, the last to leave restores what the first one found.
+The bits of a result then do not depend on how many processors there are. The number of threads belongs to the process,
+so it is set for milliseconds only, around our own arithmetic. However many threads come here at once, the last to leave
+restores what the first one found.
 """
 
 import os

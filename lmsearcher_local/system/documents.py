@@ -33,7 +33,7 @@ def parse_json(text: str, *, infinite: bool = True) -> Any:
         ValueError: it is no JSON, or a key stands twice in an object.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_object, parse_constant=None if infinite else _refused)
+    return json.loads(text, object_pairs_hook=_object, parse_constant=None if infinite else _refuse)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refused(word: str) -> Any:
+def _refuse(word: str) -> Any:
     raise ValueError(f"JSON has no {word}")
 
 

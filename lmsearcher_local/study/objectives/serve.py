@@ -1,8 +1,8 @@
 """The process of a function objective: ``worker.py`` starts it.
 
 It is a plain process with the folder, the environment, the import path and the arguments of the searching one. Unlike
-a spawned process of multiprocessing it does not import the main module again, which a notebook or ``python -c`` has not
-and which a script without a main guard would run a second time.
+a spawned process of multiprocessing it does not import the main module again. A notebook has none, and a script without
+a main guard would run a second time.
 """
 
 import os
