@@ -34,7 +34,7 @@ MARKS = (1, 5, 10, 20, 50, 100)  # evaluations at which the summary reads the cu
 BEST = 5  # configurations of each source that a baseline begins with
 OTHER = {"nasbench201": "hpobench", "hpobench": "hpolib", "hpolib": "hpobench"}  # family whose tables are useless
 WITH, WITHOUT, MODEL = "earlier searches", "no earlier search", "bundled model"
-USELESS = ("useless: labels permuted", "useless: another family")
+USELESS = ("useless: labels permuted", "useless: another family", "useless: random values")
 HARMED, BOUND = (20, 50), 1.1  # evaluations at which useless sources may leave so many times the regret
 ALL = "all tables"
 
@@ -133,6 +133,13 @@ def renamed(table: str, seed: int, space: SearchSpace) -> Earlier:
     return _source(table, space, History(tuple(scores), tuple(scores.values())))
 
 
+def random_values(table: str, seed: int) -> Earlier:
+    """An earlier search that says nothing: codes drawn at random, with a search's scores in random order."""
+    space, history, rng = problem(table).space, history_of(table, seed), np.random.default_rng([seed, 2])
+    codes = space.sample(rng, len(history))
+    return _source(table, space, History(tuple(codes), tuple(rng.permutation(history.scores).tolist())))
+
+
 def _source(name: str, space: SearchSpace, history: History) -> Earlier:
     return Earlier(name, SearchSpace(space.describe()), tuple(range(len(space.sizes))), history)
 
@@ -164,6 +171,11 @@ def with_permuted(cell: Cell) -> Search:
 def with_renamed(cell: Cell) -> Search:
     """Our search with tables of another family."""
     return learning(cell, [renamed(table, cell.seed, space_of(cell)) for table in cell.useless])
+
+
+def with_random(cell: Cell) -> Search:
+    """Our search with sources of random values."""
+    return learning(cell, [random_values(table, cell.seed) for table in cell.sources])
 
 
 def added(cell: Cell) -> Search:
@@ -207,6 +219,7 @@ METHODS: dict[str, Callable[[Cell], Search]] = {
     f"{WITH}: 3": lambda cell: with_sources(cell, 3),
     USELESS[0]: with_permuted,
     USELESS[1]: with_renamed,
+    USELESS[2]: with_random,
     "all trials as its own": added,
     "the sources' best in order": in_order,
     f"Optuna TPE, best {BEST} enqueued": lambda cell: optuna_tpe(space_of(cell), cell.seed, best_codes(cell)),
@@ -241,7 +254,7 @@ def harm(rows: Sequence[dict[str, Any]]) -> str:
         f" evaluations, mean over tables and seeds, ± its standard error over seeds (the bound is {BOUND}).\n\n"
         f"| sources | {' | '.join(found)} |\n| --- |{' --- |' * len(found)}\n"
     )
-    for name in USELESS:
+    for name in (name for name in USELESS if name in found[ALL]):
         cells = [[_ratio(methods[name], methods[WITHOUT], mark) for mark in HARMED] for methods in found.values()]
         text += f"| {name} | {' | '.join(' / '.join(cell) for cell in cells)} |\n"
     return text
@@ -293,6 +306,7 @@ def _marked(mean: np.ndarray, searches: int, marks: Sequence[int]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The curves, a panel for each family."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -305,7 +319,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for name, (mean, _) in methods.items():
             style: dict[str, Any] = {"lw": 2.4, "color": "black"} if name in (WITH, WITHOUT) else {"lw": 1.2}
             style |= {"ls": ":"} if name.startswith("useless") or name == WITHOUT else {}
-            style |= {} if "color" in style else {"color": f"C{[*METHODS].index(name)}"}
+            style |= {} if "color" in style else {"color": colormaps["tab20"]([*METHODS].index(name))}
             [handles[name]] = axes.plot(np.arange(1, TRIALS + 1), mean.clip(1e-3), **style)
         axes.set(xscale="log", yscale="log", title=family, xlabel="evaluations", xlim=(1, TRIALS))
         axes.grid(alpha=0.3, which="both")

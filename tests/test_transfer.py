@@ -83,7 +83,11 @@ def test_what_the_peers_begin_with_are_the_best_of_the_sources() -> None:
 def test_useless_sources_keep_their_scores_and_lose_their_meaning() -> None:
     space = made(TABLE).space
     history = transfer.history_of("hpobench-car", 0)
-    for useless in (transfer.renamed("hpobench-car", 0, space), transfer.permuted(TABLE, 0)):
+    for useless in (
+        transfer.renamed("hpobench-car", 0, space),
+        transfer.permuted(TABLE, 0),
+        transfer.random_values(TABLE, 0),
+    ):
         assert all(code in space for code in useless.history.codes)
     renamed = transfer.renamed("hpobench-car", 0, space).history
     assert {*renamed.scores} <= {*history.scores}
@@ -91,6 +95,10 @@ def test_useless_sources_keep_their_scores_and_lose_their_meaning() -> None:
     permuted = transfer.permuted(TABLE, 0).history
     assert permuted.scores == own.scores
     assert permuted.codes != own.codes
+    values = transfer.random_values(TABLE, 0).history
+    assert sorted(values.scores) == sorted(own.scores)
+    assert values.scores != own.scores
+    assert values.codes != own.codes
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
