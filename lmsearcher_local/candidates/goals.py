@@ -145,8 +145,10 @@ def reweigh(pool: Pool, rng: np.random.Generator) -> Pool:
 
 
 def standing(points: Points, enough: int | None = None) -> np.ndarray:
-    """Where each trial stands, float64 ``[n]``, 0 on the front: the number of its layer among those that hold the
-    limits, until ``enough`` have one; behind them those that break limits, in order of how much."""
+    """Where each trial stands, float64 ``[n]``: the number of its layer, 0 on the front, until ``enough`` have one.
+
+    Those that break limits stand behind all others, in order of how much.
+    """
     bad = breaks_limits(points.violations)
     found = np.zeros(len(bad))
     found[~bad] = layers(points.scores[~bad], enough)

@@ -1,11 +1,13 @@
 """The surrogate's kernel: features of codes, a weight for each group of them, and the weights that fit a history.
 
-The kernel is Gaussian over an embedding of the code. The groups of features are the one-hot option of each position
-(this alone is the Hamming kernel), the place of the option where a position's options are numbers in order, and for
-each set of positions that share their options how often each of these occurs among them.
+The kernel is Gaussian over an embedding of the code, with these groups of features:
 
-Where a parameter is inactive there is no option: its features are those of the middle of all options, which is as far
-from each of them and nearer than they are to each other, and it is not counted in its set.
+- the one-hot option of each position, which alone is the Hamming kernel;
+- the place of the option, where a position's options are numbers in order;
+- for each set of positions that share their options, how often each of these occurs among them.
+
+An inactive parameter has the features of the middle of all its options, and is not counted in its set. That is as far
+from each option, and nearer than they are to each other.
 
 Notation: ``n`` codes, ``L`` positions, ``F`` features, ``W`` weights. ``theta`` holds the logarithms of the weights,
 then of the noise, ``[W + 1]``.
@@ -117,8 +119,7 @@ def usual_kernel(space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
 def fit_kernel(space: SearchSpace, history: History) -> np.ndarray:
     """The ``theta`` of highest posterior density on a history of at least one trial.
 
-    The search for it starts from the prior: from that of a shorter history it would take hardly fewer steps, and a
-    long history met for the first time would pay for all its beginnings.
+    The search for it starts from the prior. From the ``theta`` of a shorter history it would take hardly fewer steps.
     """
     rows = space.array(history.codes)
     embedding = Embedding(space, rows)

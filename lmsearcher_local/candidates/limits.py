@@ -38,8 +38,10 @@ def breaks_limits(violations: np.ndarray) -> np.ndarray:
 
 
 def excess(violations: np.ndarray) -> np.ndarray:
-    """By how much each trial breaks the limits in all, float64 ``[n]``, given violations ``[n, m]``: the sum of those
-    above 0, each divided by the standard deviation of that limit's."""
+    """By how much each trial breaks the limits in all, float64 ``[n]``, given violations ``[n, m]``.
+
+    It is the sum of those above 0, each divided by the standard deviation of that limit's.
+    """
     known = ~np.isnan(violations)
     amounts = np.where(known, violations, 0.0)
     spread = np.array(
@@ -49,8 +51,10 @@ def excess(violations: np.ndarray) -> np.ndarray:
 
 
 def rank_scores(scores: np.ndarray, violations: np.ndarray) -> np.ndarray:
-    """Scores as the model is shown them, float64 ``[n]``: what breaks a limit lies below all that hold them, the lower
-    the more it breaks them, down to as far as the scores of those that hold reach."""
+    """Scores as the model is shown them, float64 ``[n]``: what breaks a limit lies below all that hold them.
+
+    The more it breaks them the lower, down to as far as the scores of those that hold reach.
+    """
     bad = breaks_limits(violations)
     if not bad.any():
         return scores
@@ -86,7 +90,7 @@ class LimitedSurrogate(Surrogate):
     def appraise(self, codes: Sequence[str] | np.ndarray) -> Appraisal:
         """Mean, deviation and expected improvement of each code's score within the limits.
 
-        The mean is the one that makes this improvement with this deviation: a model that is shown both must not be told
+        The mean is the one that makes this improvement with this deviation. A model that is shown both must not be told
         of a high score that breaks a limit.
         """
         rows = codes if isinstance(codes, np.ndarray) else self.space.array(codes)
@@ -120,8 +124,7 @@ def completed(space: SearchSpace, points: Points, fit: Fit) -> np.ndarray:
 
 
 def shortfall(improvements: np.ndarray) -> np.ndarray:
-    """By how many deviations a mean exceeds the best score where this is expected of it, in deviations as well: the
-    inverse of ``z Phi(z) + phi(z)``, at least -6."""
+    """The inverse of ``z Phi(z) + phi(z)``, at least -6: a mean's distance from the best score, in deviations."""
     return np.interp(improvements, EXPECTED, DISTANCES)
 
 

@@ -1,6 +1,6 @@
 """Which policies make pools. A new one is a line here: its name, and ``module:function``, imported when used.
 
-A policy is a function ``(surrogate, rng, size, exclude) -> pool``; see ``pool.py``.
+A policy is a function ``(surrogate, rng, size, exclude) -> pool``; see ``pools.py``.
 """
 
 from pkgutil import resolve_name

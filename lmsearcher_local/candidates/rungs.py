@@ -19,11 +19,11 @@ def supported_values(curves: Sequence[Curve]) -> list[float | None]:
     """The final value of each trial; of one that was stopped early, the value that its last step supports.
 
     In the middle of training a value is worse than at the end, but its rank is not. So a stopped trial is compared with
-    the trials that ran further, by what they had at the same step, and gets the final value at the same rank among
-    theirs. Between two ranks the value is interpolated; outside of all it keeps its distance to the nearest. Trials
-    stopped later count as having run further, with the value that they get here. Where none that ran further has a
-    value at the last step, an earlier step decides; where none has at any, the last value counts as it is. One whose
-    last value is not finite gets the worst final value. Values are scores here, higher better.
+    those that ran further, at the same step, and gets the final value at the same rank among theirs. Between two ranks
+    the value is interpolated; outside of all it keeps its distance to the nearest. Trials stopped later count as having
+    run further, with the value that they get here. Where none that ran further has a value at the last step, an earlier
+    step decides. Where none has at any, the last value counts as it is. One whose last value is not finite gets the
+    worst final value. Values are scores here, higher better.
 
     There is no value for a curve that reported nothing, or nothing finite where no other ran further.
     """

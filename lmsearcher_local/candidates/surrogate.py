@@ -57,8 +57,10 @@ class Hindsight(NamedTuple):
 
 
 class Belief(NamedTuple):
-    """How far the sources are believed: the probability that they are of use, and for each the correlation of what it
-    expects of the trials kept with their scores, float64 ``[S]``; 0 where one of them does not vary."""
+    """How far the sources are believed: the probability that they are of use, and of each the agreement, ``[S]``.
+
+    It is the correlation of what a source expects of the trials kept with their scores; 0 where one is constant.
+    """
 
     trust: float
     agreements: np.ndarray
@@ -149,9 +151,9 @@ class Surrogate:
     def hindsight(self) -> Hindsight:
         """The scores of the trials kept, and what the process would have expected of each without having seen it.
 
-        The first ``r`` trials, as many as the kernel was fitted to, make scale and zero of the scores. What is expected
-        of one of them is what the ``r - 1`` others say (mean and deviation of an observation: Rasmussen and Williams
-        2006, equation 5.12), of a later one what the ``r`` say. So between two fits nothing changes about a trial.
+        The first ``r`` trials, as many as the kernel was fitted to, make scale and zero of the scores. Of one of them
+        is expected what the ``r - 1`` others say, of a later one what the ``r`` say: mean and deviation of an
+        observation (Rasmussen and Williams 2006, equation 5.12). So between two fits nothing changes about a trial.
         """
         if not self.kept:
             return Hindsight(np.empty(0), np.empty(0), np.empty(0))
@@ -246,8 +248,8 @@ def _hypotheses(
 ) -> list[_Hypothesis]:
     """The likely ones; without sources the only one.
 
-    Given are the kernel of the codes with noise, without the sources, ``[n, n]``; else as in ``_Process``; and the
-    target of the first trials alone, by which the hypotheses are judged: between two fits it stays.
+    ``kernel`` ``[n, n]`` is that of the codes with noise, without the sources. ``first`` is the target of the first
+    trials alone, by which the hypotheses are judged: between two fits it stays. The rest is as in ``_Process``.
     """
     found, evidence = [], []
     fitted, sources, mean = len(first), told.shape[1], _mean(told) - level

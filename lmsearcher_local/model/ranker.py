@@ -59,8 +59,8 @@ class Ranker:
     What an engine answers may depend a little on what it was asked before and beside (``Engine.noise``). So wherever
     that could turn a pick, or who goes on in a tournament, the question is asked again cold, and that answer counts.
 
-    ``repeated`` counts the branches asked again; ``drift`` is the most by which a gap between two of their tokens then
-    was another, in nats: a drift above the engine's noise says that the noise is set too low.
+    ``repeated`` counts the branches asked again. ``drift`` is the most, in nats, by which a gap between two of their
+    tokens then was another. A drift above the engine's noise says that the noise is set too low.
     """
 
     def __init__(self, engine: Engine, codec: Codec) -> None:
@@ -82,9 +82,9 @@ class Ranker:
     def rank(self, tasks: Sequence[Task], temperature: float = 1.0) -> list[Ranking]:
         """Rank every task's pool, all of them in one engine call.
 
-        A pool that is larger than the codec's ``max_pool`` is ranked by tournament, one engine call a round for all
-        such pools: the best quarter of every group of ``group`` candidates goes on, until one prompt holds the rest.
-        Its ranking begins with those, then names the others, of later rounds first, with probability 0.
+        A pool larger than the codec's ``max_pool`` is ranked by tournament, one engine call a round for all such pools.
+        The best quarter of every group of ``group`` candidates goes on, until one prompt holds the rest. The ranking
+        begins with those, then names the others, of later rounds first, with probability 0.
 
         Raises:
             PromptError: a pool is empty, repeats a candidate, or its prompt is longer than the context.

@@ -1,10 +1,9 @@
 """A copy of a checkpoint whose vocabulary holds only what its prompts and codes can use.
 
-Llama 3's tokenizer first cuts a text into pieces and then merges bytes inside each piece. The prompts' pieces are
-few: the fixed words of the templates, single punctuation marks, and one to three digits. A merge inside a piece makes
-a part of that piece, so with every token that is a part of some piece, and every merge among those tokens, each piece
-is merged in the very same steps as before: the same tokens, under new numbers. Their rows of embedding and head are
-copied byte by byte, and a ranking compares only tokens that are kept.
+Llama 3's tokenizer first cuts a text into pieces and then merges bytes inside each piece. The prompts' pieces are few:
+the fixed words of the templates, single punctuation marks, and one to three digits. A merge inside a piece makes a part
+of it. Kept are every token that is a part of some piece, and every merge among those. So each piece is merged in the
+same steps as before: the same tokens, under new numbers. Their rows of embedding and head are copied byte by byte.
 """
 
 import json

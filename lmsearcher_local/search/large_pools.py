@@ -28,9 +28,9 @@ Show = Callable[[str, int, int], None]  # stage, how much of it is done, out of 
 def rank_pool(ranker: Ranker, task: Task, show: Show = lambda *_: None) -> Ranking:
     """Rank a pool of any size in bounded memory.
 
-    A model that predicts scores orders the ``PREDICTED`` most promising candidates by the score it expects; the first
-    ``group`` of its codec are the pool that it then picks from. Any other ranks the ``KEEP`` most promising by
-    tournament. The ranking begins with the last pool; all others follow, best first, with probability 0.
+    A model that predicts scores orders the ``PREDICTED`` most promising candidates by the score it expects. It then
+    picks from the first ``group`` of its codec. Any other ranks the ``KEEP`` most promising by tournament. The ranking
+    begins with the last pool; all others follow, best first, with probability 0.
 
     Raises:
         PromptError: the pool is empty or repeats a candidate, or a prompt is longer than the context.

@@ -41,9 +41,9 @@ Answer = tuple[Pick, tuple[float, ...] | None]
 def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Proposal]]:
     """The next ``n`` codes of each search, from one engine call for all: distinct, and none that is known.
 
-    The generator of a trial is derived from ``(seed, number of codes known)``, so equal states give equal proposals,
-    and those of a search do not depend on the searches beside it. Fewer come back when a space holds no more. The
-    searches share their temperature; their spaces and histories may differ.
+    The generator of a trial is derived from ``(seed, number of codes known)``. So equal states give equal proposals,
+    which do not depend on the searches beside them. Fewer come back when a space holds no more. The searches share
+    their temperature; their spaces and histories may differ.
 
     Raises:
         SpaceExhausted: every valid code of a space is known.

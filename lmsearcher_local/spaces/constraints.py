@@ -1,8 +1,8 @@
 """Which combinations of options a space forbids, and which parameters count only under a condition.
 
-An inactive parameter has no value. What a ``where`` says of one does not forbid anything, and a ``when`` that depends
-on one does not hold; ``and``, ``or`` and ``not`` go on from there as in SQL's three-valued logic. In a code it has its
-first option, so that a configuration has one code.
+An inactive parameter has no value. A ``where`` that reads one forbids nothing, a ``when`` that reads one does not hold.
+Within them, ``and``, ``or`` and ``not`` follow SQL's three-valued logic. In a code, an inactive parameter has its first
+option, so that a configuration has one code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,8 +94,10 @@ class Constraints:
         return Condition(text, node, self._options)
 
     def _order(self, reads: Mapping[int, frozenset[int]]) -> list[int]:
-        """The conditional positions, each behind those on which its condition depends; a ``SpaceError`` where there is
-        no such order, or conditions depend on each other in too long a row."""
+        """The conditional positions, each behind those on which its condition depends.
+
+        A ``SpaceError`` where there is no such order, or conditions depend on each other in too long a row.
+        """
         sorter = TopologicalSorter(reads)
         try:
             sorter.prepare()

@@ -1,9 +1,9 @@
 """Solutions of conditions: counted, drawn and found near others, without trying codes that are none.
 
-A component is a set of positions that conditions bind together. Its decision diagram has a level for each position and
-a node for each residual (``residuals.py``) that choices before it can leave: the number of solutions below each node
+A component is a set of positions that conditions bind together. Its decision diagram has a level for each position, and
+a node for each residual (``residuals.py``) that choices before it can leave. The number of solutions below each node
 makes uniform draws exact. Where the diagram would be too large, solutions are searched for, position by position, with
-the options in random order; a residual that has none is not looked at twice.
+the options in random order. A residual that has none is not looked at twice.
 
 Notation: ``P`` positions of a component, ``n`` solutions, ``N`` nodes of a level, ``K`` options of its position.
 """

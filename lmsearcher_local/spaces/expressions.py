@@ -1,7 +1,7 @@
 """Expressions over the parameters of a space, in which forbidden combinations and conditions are written.
 
-They are written as in Python: names of parameters, literals, comparisons (chained, too), ``and``, ``or``, ``not``,
-``in`` and ``not in`` with a list of literals, and ``+ - * / // %``. A name that is no identifier stands in braces:
+They are written as in Python: names of parameters, literals, comparisons (chained, too), ``and``, ``or``, ``not`` and
+``+ - * / // %``. Behind ``in`` and ``not in`` stands a list of literals. A name that is no identifier stands in braces:
 ``{learning rate}``. Python's parser reads them; nothing is evaluated but what this file names.
 
 Numbers are reckoned with exactly, as they are written: ``0.1 + 0.2 == 0.3`` holds.

@@ -189,8 +189,10 @@ def _spellings(options: Sequence[Option]) -> dict[str, int]:
 
 
 def _numeric(options: Sequence[Option], cell: str, bits: bool) -> int:
-    """The index of the number that a cell spells in another way (1e-3, 4.0), with ``bits`` also of a boolean that is
-    written as 0 or 1; -1 where there is none."""
+    """The index of the number that a cell spells in another way (1e-3, 4.0); -1 where there is none.
+
+    With ``bits`` 0 and 1 also spell a boolean.
+    """
     try:
         value = float(cell)
     except ValueError:

@@ -32,10 +32,10 @@ class Failure(Exception):
 class Node:
     """A part of an expression; parts are compared by identity.
 
-    ``value`` is that of a constant; of an option its position; of a sum or a product the number that is added to its
-    parts or multiplied with them; of ``in`` the values listed. ``first`` says whether a position has its first option,
-    ``active`` whether it is active, which its one part says.
-    ``low`` and ``high`` are bounds of a number or a truth, where there are any.
+    ``value`` is that of a constant, or the position of an option. Of a sum or a product it is the number that is added
+    to the parts or multiplied with them, of ``in`` the values listed. ``first`` says whether a position has its first
+    option, ``active`` whether it is active, which its one part says. ``low`` and ``high`` are bounds, where there are
+    any.
     """
 
     kind: str

@@ -98,8 +98,7 @@ class SearchSpace:
 
     @classmethod
     def load(cls, path: str | Path) -> "SearchSpace":
-        """Read a space from a YAML or JSON file that holds option counts or a mapping name -> options, from one with
-        ``parameters``, ``where`` and ``when``, or from a ConfigSpace's JSON.
+        """Read a space from a YAML, JSON or ConfigSpace file: see ``space_files.py``.
 
         YAML is that of version 1.2: ``1e-4`` is a number, ``yes`` is text. Where text looks like a number
         (``'0.1'``, ``1_000``) a ``SpaceWarning`` says so.

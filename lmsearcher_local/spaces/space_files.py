@@ -1,7 +1,7 @@
 """Space files: YAML, JSON or a ConfigSpace's JSON, read as what ``SearchSpace`` takes.
 
-A file is a list of option counts, a mapping from parameter to options, or, where combinations are forbidden or
-parameters conditional, a mapping of ``parameters``, itself a mapping, with ``where`` and ``when``.
+A file is a list of option counts or a mapping from parameter to options. Where combinations are forbidden or parameters
+conditional, that mapping is called ``parameters`` and stands beside ``where`` and ``when``.
 """
 
 import math

@@ -1,10 +1,9 @@
 """Fine-tuning data for the 8B checkpoint: a LLaMA-Factory data set, streamed to disk, and the settings as published.
 
 Upstream prompts have no user turn: one system message, then the answer. LLaMA-Factory's template ``llama3`` cannot say
-that: a sample without a user message is dropped, an empty one still becomes a turn of its own
-(``<|start_header_id|>user<|end_header_id|>`` and so on), and the model would be trained on a prompt that it is never
-shown. So a sample carries the text of that template itself, system message and assistant header, and LLaMA-Factory is
-told ``template: empty``: it adds nothing. What is learned is what it would be: the answer and ``<|eot_id|>``.
+that. It drops a sample without a user message, and an empty one still becomes a turn of its own. So a sample carries
+the text of that template itself, and LLaMA-Factory is told ``template: empty``: it adds nothing. What is learned stays
+the answer and ``<|eot_id|>``.
 
 For another model the samples carry that model's own chat template in the same way, and its end of text.
 """

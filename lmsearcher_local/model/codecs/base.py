@@ -13,7 +13,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 class Codec(Protocol):
     """Turns a question about a pool into tokens.
 
-    ``max_pool`` is the largest pool that one prompt holds; larger ones are ranked in groups of ``group`` candidates,
+    ``max_pool`` is the largest pool that one prompt holds. Larger ones are ranked in groups of ``group`` candidates,
     about as many as the checkpoint saw at a time in training.
     """
 

@@ -7,12 +7,11 @@ The prompt is float32 ``[trials + candidates + 1, width]`` in the place of a pla
 - a last row that asks for the pick.
 
 The answer is one token, the alias of a candidate. Behind a candidate's row the model also predicts that candidate's
-score, as a distribution over ``SCORES`` bins. Rows are linear in what they show, real numbers enter as themselves and
-as ``BUMPS`` Gaussian bumps; the small table that does it lies beside the Llama, in ``codec/rows.safetensors``.
+score, as a distribution over ``SCORES`` bins. Rows are linear in what they show. Real numbers enter as themselves and
+as ``BUMPS`` Gaussian bumps. The small table that does it lies beside the Llama, in ``codec/rows.safetensors``.
 
-Rows of earlier trials stay as they are, and with them the prefix cache holds, until the history reaches the next of
-the surrogate's refits (``REFITS``, 17 in 200 trials). Beyond 200 trials, of which the best and the latest are shown,
-every question is computed whole.
+Rows of earlier trials stay, and with them the prefix cache holds, up to the next refit of the surrogate (``REFITS``, 17
+in 200 trials). Beyond 200 trials, of which the best and the latest are shown, every question is computed whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -180,10 +179,9 @@ def code_features(layout: Layout, indices: np.ndarray) -> CodeFeatures:
 
 
 def code_rows(table: Table, codes: CodeFeatures) -> Any:
-    """The part of a row that says its code: ``[..., width]``.
+    """The part of a row that says its code, ``[..., width]``: a linear map of the sum of its options' vectors.
 
-    The vectors of its options, summed up over ``S`` slots and divided by ``sqrt(S)``, so that two codes are as much
-    alike as they have options in common; then a linear map.
+    Over ``S`` slots the sum is divided by ``sqrt(S)``: two codes are as much alike as they have options in common.
     """
     vectors = table["options"][codes.options] + codes.places[..., None] * table["order"][codes.slots]
     vectors = vectors + codes.alike[..., None] * table["shared"][codes.shared]
@@ -191,14 +189,20 @@ def code_rows(table: Table, codes: CodeFeatures) -> Any:
 
 
 def trial_numbers(scores: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    """What a trial shows besides its code, float32 ``[trials, features]``: its score, what the surrogate expected of
-    it without it (mean, logarithm of the deviation), and by how many deviations it was wrong."""
+    """What a trial shows besides its code, float32 ``[trials, features]``.
+
+    Its score, the mean and log deviation that the surrogate expected without it, and by how many deviations it was
+    wrong.
+    """
     return expand(scores, means, _log_deviation(deviations), (scores - means) / deviations)
 
 
 def candidate_numbers(means: np.ndarray, deviations: np.ndarray, improvements: np.ndarray, best: float) -> np.ndarray:
-    """What a candidate shows besides its code, float32 ``[candidates, features]``: mean, logarithm of the deviation,
-    by how many deviations the mean is from the best score, and the logarithm of the expected improvement."""
+    """What a candidate shows besides its code, float32 ``[candidates, features]``.
+
+    Mean, log deviation, by how many deviations the mean is from the best score, and the log of the expected
+    improvement.
+    """
     short = 0.7 * ((means - best) / deviations + 2)
     return expand(means, _log_deviation(deviations), short, (np.log(improvements + 1e-9) + 6) / 2.5)
 

@@ -44,8 +44,8 @@ class TextCodec:
     """The text protocol under a checkpoint's tokenizer, in a frame, with so many decimals of a score.
 
     Raises:
-        CheckpointError: the tokenizer lacks Llama 3's special tokens where the frame is Llama 3's, or tokenises a code
-            differently alone and as an answer, or loses digits, so that answers could not be told apart.
+        CheckpointError: the tokenizer lacks the special tokens of Llama 3's frame, or answers could not be told apart:
+            it splits a code differently alone and as an answer, or loses digits.
     """
 
     max_pool = 1000

@@ -17,8 +17,10 @@ def check_tokens(named: Sequence[Sequence[int]], checkpoint: Checkpoint) -> None
 
 
 def check_prefixes(prefixes: Sequence[Prefix], checkpoint: Checkpoint, longest: int) -> None:
-    """Refuse, with an ``EngineError``, prefixes that are empty or longer than ``longest`` positions, that are of two
-    kinds in one call, or that hold token ids or rows which the model does not have."""
+    """Refuse, with an ``EngineError``, what the model does not read.
+
+    That is a prefix that is empty, longer than ``longest`` or holds what it does not have, or two kinds in one call.
+    """
     rows = [prefix for prefix in prefixes if isinstance(prefix, np.ndarray)]
     if rows and len(rows) < len(prefixes):
         raise EngineError("the questions of one call stand behind token ids or behind rows, not both")

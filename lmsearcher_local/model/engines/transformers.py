@@ -29,8 +29,8 @@ Batches = Iterator[tuple[list[int], Any]]  # numbers of prefixes, and what ``_ne
 class TransformersEngine(Engine):
     """A checkpoint loaded in transformers, on the GPU where torch sees one. ``model`` is the transformers model.
 
-    Where the logits are plainly the head's weight times the last hidden state, only those asked about are computed;
-    of a model that scales, caps or shifts them, the whole row is. What is so is found by trying, at load.
+    Where the logits are plainly the head's weight times the last hidden state, only those asked about are computed. Of
+    a model that scales, caps or shifts them, the whole row is. What is so is found by trying, at load.
 
     Nothing is kept between calls, so that a question asked alone is asked cold.
 
