@@ -18,6 +18,7 @@ from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, excess,
 from lmsearcher_local.candidates.surrogate import expected_improvement
 from lmsearcher_local.candidates.told import Told
 from lmsearcher_local.cli.main import main
+from lmsearcher_local.cli.progress import progress
 from lmsearcher_local.errors import HistoryError, MeasureError, StudyError
 from lmsearcher_local.records.sources import read_history
 from lmsearcher_local.report.figures import draw_borders, draw_search
@@ -28,7 +29,7 @@ from lmsearcher_local.spaces.distributions import distributions
 from lmsearcher_local.spaces.space import Configuration, SearchSpace
 from lmsearcher_local.study.objectives.function import InProcess
 from lmsearcher_local.study.objectives.steps import RunningTrial
-from lmsearcher_local.study.results import Result, dataframe, result_of
+from lmsearcher_local.study.results import Result, Trial, dataframe, result_of
 from lmsearcher_local.study.run import run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -305,3 +306,12 @@ def test_a_report_of_a_search_in_which_nothing_holds(tmp_path: Path) -> None:
     assert result.nearest.breaks == "cost <= -1 by " + f"{min(dict(t.measured)['cost'] for t in result.trials) + 1:g}"
     said = f"No trial holds every limit; the nearest, {result.nearest.code}, breaks cost &lt;= -1 by "
     assert said in page_of(str(tmp_path))
+
+
+def test_a_broken_limit_is_said_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    limit = f"{'length of the longest sequence ' * 4}<= 500"
+    trial = Trial(1, "0", (("p0", 0),), (1.0,), None, given=False, violations=((limit, 2.0),))
+    with progress(2) as show:
+        for trials in ((), (trial,)):
+            show(Result(SearchSpace([5]), "maximize", trials, latest=trials))
+    assert f"trial 1 (0) breaks {limit} by 2\n" in capsys.readouterr().out

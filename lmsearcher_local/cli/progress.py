@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lmsearcher_local.system.plain import plain, quantity
@@ -18,11 +19,8 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console()
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}{task.fields[best]}{task.fields[end]}"),
-    )
+    say = partial(console.print, markup=False, soft_wrap=True)  # a line stays one in a file
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}{task.fields[best]}{task.fields[end]}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("search", total=trials, speed="", best="best -", end="")
         started: int | None = None
@@ -38,9 +36,9 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
                 if started:
                     done = f"{started} of {quantity(trials, 'trial')} are done already"
                     more = f"{quantity(started, 'trial')} are done already; {trials} were asked for"
-                    console.print(done if started <= trials else more)
+                    say(done if started <= trials else more)
                 if result.foreign:
-                    console.print(f"left out, of other programs and no configurations of this space: {result.foreign}")
+                    say(f"left out, of other programs and no configurations of this space: {result.foreign}")
                 return
             best = "best -" if result.best is None else f"best {result.best[1]:.6g} ({result.best[0]})"
             if len(result.goals) > 1:
@@ -54,16 +52,11 @@ def progress(trials: int, budget: float | None = None) -> "Iterator[Callable[[Re
             bar.update(task, completed=result.evaluated, speed=speed, best=best, end=end)
             for trial in result.latest:
                 if trial.breaks and not result.best and not result.front:
-                    console.print(f"trial {trial.number} ({trial.code}) breaks {plain(trial.breaks)}", markup=False)
+                    say(f"trial {trial.number} ({trial.code}) breaks {plain(trial.breaks)}")
                 if trial.value is None and not trial.pruned:
-                    console.print(
-                        f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}",
-                        markup=False,
-                        soft_wrap=True,
-                    )
+                    say(f"trial {trial.number} ({trial.code}) failed: {plain(trial.reason)}")
             if not console.is_terminal and (best != shown or result.evaluated % 10 == 0):
-                line = f"trial {result.evaluated}/{trials}: {speed}{best}{end}"
-                console.print(line, markup=False, soft_wrap=True)
+                say(f"trial {result.evaluated}/{trials}: {speed}{best}{end}")
             shown = best
 
         yield show
