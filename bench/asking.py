@@ -56,14 +56,12 @@ class Showing(JudgeRanker):
         super().__init__(surrogate)
         self._show = prompt
 
-    def pick(
-        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
-    ) -> list[Pick]:
+    def pick(self, tasks: Sequence[Task], *others: Any, **more: Any) -> list[Pick]:
         """What the surrogate likes best."""
         for task in tasks:
             if len(task.pool) > 1:
                 self._show(*task)
-        return super().pick(tasks, rngs, temperature)
+        return super().pick(tasks)
 
 
 @click.command(context_settings={"show_default": True})

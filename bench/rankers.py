@@ -35,9 +35,7 @@ class JudgeRanker(Ranker):
             rankings.append(Ranking(task.pool.codes, -1000.0 * places, task.pool.codes[int(np.argmin(places))]))
         return rankings
 
-    def pick(
-        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
-    ) -> list[Pick]:
+    def pick(self, tasks: Sequence[Task], *others: Any, **more: Any) -> list[Pick]:
         """What the judge likes best."""
         return [Pick(ranking.greedy, 0.0) for ranking in self.rank(tasks)]
 
@@ -58,11 +56,9 @@ class ShuffledScores(Ranker):
         """Rank behind shuffled histories."""
         return super().rank([*map(_shuffle, tasks)], temperature)
 
-    def pick(
-        self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator] = (), temperature: float = 0
-    ) -> list[Pick]:
+    def pick(self, tasks: Sequence[Task], *others: Any, **more: Any) -> list[Pick]:
         """Answer behind shuffled histories."""
-        return super().pick([*map(_shuffle, tasks)], rngs, temperature)
+        return super().pick([*map(_shuffle, tasks)], *others, **more)
 
 
 def _shuffle(task: Task) -> Task:

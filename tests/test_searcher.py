@@ -92,7 +92,7 @@ def test_best_follows_the_direction_and_means_of_repeated_values() -> None:
     assert searcher.history == History(("000001", "000002"), (-3.0, -4.0))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "1", None, True, 10**400, np.complex128(1)])
 def test_a_value_that_is_no_finite_number_is_refused(bad: object) -> None:
     searcher = Searcher(SPACE, RANKER)
     with pytest.raises(HistoryError, match="finite number"):

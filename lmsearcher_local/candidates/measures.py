@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from lmsearcher_local.errors import MeasureError
 
@@ -51,6 +52,14 @@ class Limit:
     def violation(self, value: float) -> float:
         """By how much a value breaks the limit, above 0; at most 0 where it holds."""
         return value - self.bound if self.upper else self.bound - value
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, no boolean, that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that is too large
+        return False
 
 
 def parse_goal(text: str) -> Goal:

@@ -5,7 +5,6 @@ and value; bare codes in the folder of a search are codes of that search's space
 """
 
 import csv
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearcher_local.candidates.history import Direction
+from lmsearcher_local.candidates.measures import is_finite
 from lmsearcher_local.errors import HistoryError, StudyError, brief
 from lmsearcher_local.records.storage import JOURNAL, STUDY, hide_password, load_study, read_plan, space_of_plan
 from lmsearcher_local.spaces.files import (
@@ -197,11 +197,8 @@ def _search_of(folder: Path) -> tuple[SearchSpace | None, Direction | None]:
 
 
 def _finite(value: object, where: str) -> float:
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # a whole number that no float can hold
-        pass
+    if is_finite(value):
+        return float(value)
     raise HistoryError(f"{where}: the value is {brief(value)}; a finite number is needed")
 
 

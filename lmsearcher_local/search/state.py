@@ -1,6 +1,5 @@
 """What is known of a search: its space, its options, what was told, what is pending and what failed."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -11,11 +10,12 @@ from lmsearcher_local.candidates.goals import GoalsSurrogate, select_essential, 
 from lmsearcher_local.candidates.history import Direction, History
 from lmsearcher_local.candidates.kernel import fit_kernel
 from lmsearcher_local.candidates.limits import LimitedSurrogate, Points, breaks_limits
+from lmsearcher_local.candidates.measures import is_finite
 from lmsearcher_local.candidates.pareto import on_front
 from lmsearcher_local.candidates.policies import policy
 from lmsearcher_local.candidates.surrogate import Surrogate
 from lmsearcher_local.candidates.told import NONE, Told
-from lmsearcher_local.errors import HistoryError
+from lmsearcher_local.errors import HistoryError, brief
 from lmsearcher_local.search.options import SearchOptions
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.system.plain import quantity
@@ -132,5 +132,5 @@ class State:
 
 def check_number(code: str, value: object, what: str = "value") -> None:
     """Make sure that what is told of a code is a finite number; else a ``HistoryError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-        raise HistoryError(f"the {what} of {code} is {value!r}; a finite number is needed")
+    if not is_finite(value):
+        raise HistoryError(f"the {what} of {code} is {brief(value)}; a finite number is needed")

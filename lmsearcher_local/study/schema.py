@@ -1,12 +1,12 @@
 """What a search stores in a study's attributes, read back: any of it may have been written by another hand."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial
 
+from lmsearcher_local.candidates.measures import is_finite
 from lmsearcher_local.errors import SpaceError, StudyError, brief
 from lmsearcher_local.search.calibration import LEVELS, RANKING, Choice
 from lmsearcher_local.spaces.space import SearchSpace
@@ -56,7 +56,7 @@ def read_result(study: Study) -> Result:
             raise StudyError(f"what is stored about trial {trial.number + 1} is no list of facts")
     result = result_of(study)
     for found in result.trials:
-        if found.value is not None and not _finite(found.value):
+        if found.value is not None and not is_finite(found.value):
             raise StudyError(
                 f"the value of trial {found.number} is {brief(found.value)}; a search stores finite numbers"
             )
@@ -76,7 +76,7 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
     if not isinstance(ranking, dict) or not isinstance(pool := ranking.get("pool"), list) or not pool:
         raise StudyError(f"{where} is no list of codes")
     probability = ranking.get("probability")
-    if not _finite(probability) or not 0 <= probability <= 1 + 1e-6:
+    if not is_finite(probability) or not 0 <= probability <= 1 + 1e-6:
         raise StudyError(f"{where} has the probability {brief(probability)}; allowed: 0 to 1")
     try:
         for code in pool:
@@ -86,14 +86,14 @@ def choice_of(trial: FrozenTrial, space: SearchSpace) -> Choice | None:
     belief = None
     if "trust" in ranking:
         trust, agreements = ranking["trust"], ranking.get("agreements")
-        if not _finite(trust) or not isinstance(agreements, list) or not all(map(_finite, agreements)):
+        if not is_finite(trust) or not isinstance(agreements, list) or not all(map(is_finite, agreements)):
             raise StudyError(
                 f"what is stored about the earlier searches at trial {trial.number + 1} is no list of numbers"
             )
         belief = trust, tuple(agreements)
     expected = ranking.get("expected")
     if expected is not None:
-        if not isinstance(expected, list) or len(expected) != len(LEVELS) or not all(map(_finite, expected)):
+        if not isinstance(expected, list) or len(expected) != len(LEVELS) or not all(map(is_finite, expected)):
             raise StudyError(f"what was expected of trial {trial.number + 1} is no list of {len(LEVELS)} numbers")
         expected = tuple(expected)
     code = code_of(trial.params, space)
@@ -109,7 +109,7 @@ def runs_of(study: Study) -> list[dict[str, Any]]:
         _check(run, RAN, f"run {number}")
         if "seconds" in run:
             seconds, workers = run["seconds"], run.get("workers")
-            known = isinstance(seconds, dict) and all(_finite(seconds.get(name)) for name in SPENT)
+            known = isinstance(seconds, dict) and all(is_finite(seconds.get(name)) for name in SPENT)
             if not known or not isinstance(workers, int):
                 raise StudyError(f"run {number} says {brief(seconds)} where its times are stored, as numbers")
         if COUNTED.keys() & run.keys():
@@ -122,10 +122,3 @@ def _check(facts: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> N
         value = facts.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise StudyError(f"{where} says {brief(value)} where {name} is stored, as {kind.__name__}")
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
