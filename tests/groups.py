@@ -9,15 +9,10 @@ GROUPS = {  # files of one group; others are groups of their own
     "clusters": ("docs", "executors", "evaluation_process", "foreign_code"),  # pages end with `ray stop`, so they begin
     "bundled checkpoint": ("vllm_engine", "presets", "optuna", "throughput"),
 }
-LONGEST = (
-    "bundle",
-    "clusters",
-    "smollm2",
-    "engines float32",
-    "engines bfloat16",
-    "bundled checkpoint",
-    "kill",
-)  # first
+LONGEST = (  # first; short ones at the end keep both workers at work
+    *("bundle", "clusters", "smollm2", "engines float32", "engines bfloat16", "bundled checkpoint", "memory"),
+    *("train_command", "trim", "quantization", "rehearsal", "host", "offline", "hostile", "adapter"),
+)
 OF_FILE = {name: group for group, names in GROUPS.items() for name in names}
 
 

