@@ -73,11 +73,7 @@ class Reader(NamedTuple):
 
 
 def verdict(reader: Reader, content: bytes, folder: Path) -> str:
-    """Whether such a file is ``read`` or ``refused``.
-
-    Raises:
-        AssertionError: it took too long, or the error is none of ours, or no sentence that names the place.
-    """
+    """Whether such a file is ``read`` or ``refused``, which is asserted to be quick and in a sentence of ours."""
     path = folder / reader.file
     path.write_bytes(content)
     started = time.perf_counter()

@@ -128,11 +128,7 @@ def write_hostile(sane: Path, folder: Path, kind: str) -> None:
 
 
 def ask(folder: Path, engine: str, answers: int) -> dict[str, Any]:
-    """Ask a checkpoint for so many answers, single picks and whole rankings, and count what came.
-
-    Raises:
-        AssertionError: an answer that must never be.
-    """
+    """Ask for so many answers, single picks and whole rankings, assert what must hold of each, and count what came."""
     from transformers import AutoModelForCausalLM
 
     found: Counter[str] = Counter()

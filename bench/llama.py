@@ -73,11 +73,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """``config.json`` of Llama 3.1 8B, Llama 3.2 3B or 1B, as published, or of a ``tiny`` one of their kind.
-
-    Raises:
-        KeyError: there is no such shape.
-    """
+    """``config.json`` of Llama 3.1 8B, Llama 3.2 3B or 1B, as published, or of a ``tiny`` one of their kind."""
     return LLAMA_8B | SHAPES[name]
 
 

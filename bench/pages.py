@@ -79,11 +79,7 @@ def main(files: tuple[str, ...]) -> None:
 
 
 def fill_tables(text: str) -> str:
-    """A page whose tables are made anew.
-
-    Raises:
-        UsageError: it names a table that is none.
-    """
+    """A page whose tables are made anew."""
 
     def fill(found: re.Match[str]) -> str:
         name = found[1]
@@ -103,11 +99,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 
 def keep_rows(name: str, file: Path) -> None:
-    """Take a run's rows over.
-
-    Raises:
-        UsageError: no table is made of such rows, or the file does not hold whole ones.
-    """
+    """Take a run's rows over, where a table is made of such rows."""
     if name not in (names := sorted({table.rows for table in TABLES.values()})):
         raise click.UsageError(f"no table is made of rows {name!r}; allowed: {', '.join(names)}")
     try:

@@ -141,11 +141,7 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
 
 
 def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
-    """Both engines agree, and so does the grammar where its answer is tokenised as ours.
-
-    Raises:
-        EngineError: they do not.
-    """
+    """Make sure that both engines agree, and the grammar where it tokenises its answer as we do."""
     tasks = [task for n, pool in CHECKED for task in fresh_tasks(np.random.default_rng(n), 8, n, pool)]
     rankings = ranker.rank(tasks)
     apart = 0.0
