@@ -97,11 +97,7 @@ def rehearse(shape: str, trials: int, folder: Path, out: Path) -> Iterator[Row]:
 
 
 def run_step(step: str, arguments: Sequence[str | Path], out: Path, enough: Callable[[], bool] | None = None) -> Row:
-    """Run a command to its end, or with ``enough`` kill it once that is true; its peak memory in bytes and its time.
-
-    Raises:
-        ClickException: it ended otherwise; the message holds what it said last.
-    """
+    """Run a command to its end, or with ``enough`` kill it once that is true; its peak memory in bytes and its time."""
     log = out / f"{step.replace(', ', '-').replace(' ', '-')}.log"
     peak = 0
     began, started = datetime.now(), time.perf_counter()

@@ -92,11 +92,7 @@ def search(out: Path, trials: int, engine: str) -> None:
 
 
 def soak(trials: int, engine: str, kills: int, fills: int) -> dict[str, Any]:
-    """An uninterrupted search, then one with kills and full disks: what was told is the same, and nothing is lost.
-
-    Raises:
-        AssertionError: something is lost, evaluated for no reason, or another error than that there is no room.
-    """
+    """An uninterrupted search, then one with kills and full disks, asserted to tell the same and to lose nothing."""
     with TemporaryDirectory() as scratch, _room(Path(scratch) / "disk") as (disk, limited):
         whole, log = Path(scratch) / "whole", Path(scratch) / "log"
         log.touch()
