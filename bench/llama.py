@@ -94,12 +94,12 @@ def write_model(
     _write_random(folder, LlamaConfig(**(LLAMA_8B | sizes | {"torch_dtype": dtype})))
 
 
-def write_compact(folder: Path, layers: int = 2, intermediate: int = 384) -> None:
+def write_compact(folder: Path, layers: int = 2) -> None:
     """Write a plain Llama of random weights that reads rows, in the sizes of the bundled one but for its layers."""
     config = LlamaConfig(
         vocab_size=192,
         hidden_size=128,
-        intermediate_size=intermediate,
+        intermediate_size=384,
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=512,

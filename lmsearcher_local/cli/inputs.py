@@ -20,7 +20,7 @@ def choose_objective(
     function: str | None,
     command: str | None,
     timeout: float | None,
-    names: Collection[str] = (),
+    names: Collection[str],
 ) -> "Objective":
     """What to optimise; of a table, what it measured by these names, if any."""
     from lmsearcher_local.study.objectives.command import CommandObjective

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FAR_OUT = 3.0  # interquartile ranges: values further out would flatten the rest of the picture
 
 
-def draw_result(result: Result, title: str = "", label: str = "value", optimum: float | None = None) -> "Figure":
+def draw_result(result: Result, title: str, label: str, optimum: float | None) -> "Figure":
     """The search: its curve, see ``draw_search``, or with several goals its front, see ``draw_front``."""
     return draw_front(result, title) if len(result.goals) > 1 else draw_search(result, title, label, optimum)
 
@@ -76,7 +76,7 @@ def _mark_broken(axes: Any, result: Result, ranged: bool) -> None:
             axes.set_ylim(low, high)
 
 
-def draw_front(result: Result, title: str = "") -> "Figure":
+def draw_front(result: Result, title: str) -> "Figure":
     """Left the trials by their first two goals, and the front; a third goal is a colour. Right how the hypervolume of
     the trials that hold every limit grows, as a share of the box between each goal's worst and best value."""
     figure = new_figure(9, 4.2)

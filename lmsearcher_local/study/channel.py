@@ -30,7 +30,7 @@ class RemoteWatch:
     addresses: tuple[str, ...]
     port: int
     token: str
-    trial: int  # its id in the storage
+    trial: int  # its number
 
     def __call__(self, step: int, value: float) -> bool:
         line = json.dumps([self.token, self.trial, step, value]).encode() + b"\n"
@@ -59,12 +59,12 @@ _REACHED: dict[int, str] = {}  # by port the address that answered
 
 @contextmanager
 def listen(judge: Callable[[int, int, float], bool], *, here: bool) -> Iterator[Callable[[int], RemoteWatch]]:
-    """Answer evaluations elsewhere; given is what makes the ``RemoteWatch`` of the trial with an id.
+    """Answer evaluations elsewhere; given is what makes the ``RemoteWatch`` of a trial by its number.
 
     Who does not know the token, drawn anew each time, gets no answer.
 
     Args:
-        judge: called, by a thread for each report, with a trial's id, a step and a value; whether the trial is to stop.
+        judge: called, by a thread for each report, with a trial's number, a step and a value; whether the trial is to stop.
         here: evaluations are on this machine, and no other can connect.
     """
     token = secrets.token_hex(16)

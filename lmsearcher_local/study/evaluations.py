@@ -37,7 +37,7 @@ class Evaluations:
         executor: Executor | None,
         clock: Clock,
         shared: bool,
-        watched: Callable[[FrozenTrial], Watch | None] = lambda trial: None,
+        watched: Callable[[FrozenTrial], Watch | None],
     ) -> None:
         self.under_way: dict[Future[Outcome], FrozenTrial] = {}
         self._objective, self._space, self._ranker = objective, space, ranker
