@@ -22,7 +22,6 @@ import click
 import numpy as np
 
 from bench.throughput import family, idle, replay, server
-from lmsearcher_local.candidates.history import History
 from lmsearcher_local.errors import EngineError
 from lmsearcher_local.model.checkpoint import load_checkpoint
 from lmsearcher_local.model.codecs.base import Codec
@@ -30,7 +29,7 @@ from lmsearcher_local.model.engines.base import prefix_key
 from lmsearcher_local.model.load import load_ranker
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search import throughput
-from lmsearcher_local.search.throughput import SEARCH, Answer, Row, pick, vllm_engine
+from lmsearcher_local.search.throughput import SEARCH, Answer, Row, fresh_tasks, pick, vllm_engine
 from lmsearcher_local.spaces.space import SearchSpace
 
 TOLERANCE = 1e-4  # in probability, between the two
@@ -90,16 +89,6 @@ def with_words(folder: Path) -> Path:
     return folder
 
 
-def tasks_of(rng: np.random.Generator, space: SearchSpace, batch: int, history: int = HISTORY) -> list[Task]:
-    """Random pools, each behind a random history of its own, of which nothing is computed yet."""
-    tasks = []
-    for _ in range(batch):
-        codes = space.sample(rng, history + POOL)
-        scores = tuple(rng.normal(size=history).tolist())
-        tasks.append(Task.of(space, History(tuple(codes[POOL:]), scores), codes[:POOL]))
-    return tasks
-
-
 def request(client: Any, codec: Codec, tasks: Sequence[Task]) -> list[np.ndarray]:
     """Log-probabilities of each pool's aliases, all of them from one request."""
     import torch
@@ -130,7 +119,7 @@ def check(client: Any, ranker: Any) -> float:
     """By how much the probabilities of the two are apart at most, which is within the tolerance."""
     rng, apart = np.random.default_rng(0), 0.0
     for history in CHECKED:
-        tasks = tasks_of(rng, NASBENCH, 8, history)
+        tasks = fresh_tasks(rng, 8, history, POOL, NASBENCH)
         assert len({prefix_key(ranker.codec.prompt(*task)) for task in tasks}) == len(tasks)
         for ranking, values in zip(ranker.rank(tasks), request(client, ranker.codec, tasks), strict=True):
             chances = np.exp(values - values.max())
@@ -154,7 +143,7 @@ def measure(
         processor: dict[str, list[float]] = {name: [] for name in methods}
         for _ in range(repeats + 1):
             for name in rng.permutation([*methods]).tolist():
-                tasks = tasks_of(rng, space, batch)
+                tasks = fresh_tasks(rng, batch, HISTORY, POOL, space)
                 for task in tasks:
                     _ = task.pool.appraisal, task.pool.surrogate.hindsight  # fitted now
                 ready[name]()

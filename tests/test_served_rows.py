@@ -61,7 +61,7 @@ def test_the_server_is_held_to_our_probabilities(ranker: Ranker, monkeypatch: py
 
 
 def test_an_answer_without_probability_is_none(ranker: Ranker) -> None:
-    tasks = served_rows.tasks_of(np.random.default_rng(0), served_rows.NASBENCH, 3, history=5)
+    tasks = served_rows.fresh_tasks(np.random.default_rng(0), 3, 5, served_rows.POOL, served_rows.NASBENCH)
     assert served_rows.ask_server(Server(ranker), ranker.codec, tasks) == 3
     with pytest.raises(EngineError, match="no log-probability"):
         served_rows.ask_server(Server(ranker, shift=float("nan")), ranker.codec, tasks)

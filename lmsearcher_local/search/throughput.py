@@ -30,13 +30,15 @@ Answer = Callable[[Sequence[Task]], int]
 """A method that answers pools: how many of them it answered, counted from the first."""
 
 
-def fresh_tasks(rng: np.random.Generator, batch: int, history: int, pool: int) -> list[Task]:
-    """Random pools, each behind a random history of its own."""
+def fresh_tasks(
+    rng: np.random.Generator, batch: int, history: int, pool: int, space: SearchSpace = SPACE
+) -> list[Task]:
+    """Random pools, each with a random history of its own, of which nothing is computed yet."""
     tasks = []
     for _ in range(batch):
-        codes = SPACE.sample(rng, history + pool)
+        codes = space.sample(rng, history + pool)
         seen = History(tuple(codes[pool:]), tuple(rng.normal(size=history).tolist()))
-        tasks.append(Task.of(SPACE, seen, codes[:pool]))
+        tasks.append(Task.of(space, seen, codes[:pool]))
     return tasks
 
 

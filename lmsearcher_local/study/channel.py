@@ -64,7 +64,7 @@ def listen(judge: Callable[[int, int, float], bool], *, here: bool) -> Iterator[
     Who does not know the token, drawn anew each time, gets no answer.
 
     Args:
-        judge: called by a thread for each report, with a trial's number, a step and a value; whether the trial is to stop.
+        judge: called by a thread for each report, with a trial's number, a step and a value; whether it is to stop.
         here: evaluations are on this machine, and no other can connect.
     """
     token = secrets.token_hex(16)
