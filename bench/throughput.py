@@ -67,11 +67,9 @@ with load_ranker(sys.argv[1]) as ranker:
 class Workload(NamedTuple):
     """A checkpoint folder, and the text and chat template that make a server's prompt the very same tokens."""
 
-    name: str
     folder: Path
     text: Callable[[Task], str]
     template: str
-    answers: Callable[[Task], list[str]]
     length: Callable[[Task], int]  # tokens of an answer
 
 
@@ -88,7 +86,7 @@ def main(batch: Sequence[int], history: Sequence[int], pool: Sequence[int], repe
         load = random_llama(Path(scratch))
         for row in run(load, list(product(history, pool, batch)), repeats):
             click.echo(json.dumps(row) if "way" not in row else throughput.format_row(row))
-            rows.append({"workload": load.name} | row)
+            rows.append(row)
             throughput.write_rows(out / "rows.jsonl", rows)
     (out / "table.md").write_text(markdown(rows), encoding="utf-8")
     click.echo(markdown(rows))
@@ -111,25 +109,25 @@ def random_llama(scratch: Path) -> Workload:
     def length(task: Task) -> int:
         return 1 + max(map(len, codec.answers(task.space, task.pool.codes)))  # and the end
 
-    return Workload("llama", folder, text, template, lambda task: list(task.pool.codes), length)
+    return Workload(folder, text, template, length)
 
 
 def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> Iterator[Row]:
-    """All rows of one workload."""
+    """All rows."""
     with load_ranker(load.folder, cache_bytes=throughput.CACHE) as ranker:
         with load_ranker(load.folder, "transformers") as reference:
-            yield check(ranker, reference, load)
+            yield check(ranker, reference)
         with server(load.folder, load.template) as (client, process, forget):
             methods: dict[str, Answer] = {
                 "ours": partial(pick, ranker),
                 "whole ranking": partial(rank, ranker),
                 "prefill": partial(prefill, ranker),
-                "grammar": partial(ask_grammar, ranker, load),
+                "grammar": lambda tasks: len(ask_grammar(ranker, tasks)),
                 "server": partial(ask_server, client, load, False),
                 "server, grammar": partial(ask_server, client, load, True),
             }
             tasks = fresh_tasks(np.random.default_rng(1), FREE, 100, 10)
-            valid = sum(request(client, load, task, False) in load.answers(task) for task in tasks)
+            valid = sum(request(client, load, task, False) in task.pool.codes for task in tasks)
             yield {"what": "free answers", "asked": len(tasks), "in_pool": valid}
             # The server's cache is emptied for its own methods only: whatever it is asked keeps it busy for a second.
             ready = {name: forget if name.startswith("server") else partial(idle, process) for name in methods}
@@ -140,7 +138,7 @@ def run(load: Workload, cells: Sequence[tuple[int, int, int]], repeats: int) -> 
     yield first_answer(load)
 
 
-def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
+def check(ranker: Ranker, reference: Ranker) -> Row:
     """Make sure that both engines agree, and the grammar where it tokenises its answer as we do."""
     tasks = [task for n, pool in CHECKED for task in fresh_tasks(np.random.default_rng(n), 8, n, pool)]
     rankings = ranker.rank(tasks)
@@ -149,10 +147,8 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
         apart = max(apart, float(np.abs(np.exp(one.log_probs) - np.exp(other.log_probs)).max()))
     if not apart < TOLERANCE:
         raise EngineError(f"vLLM and transformers differ by {apart} in probability")
-    chosen = choose(vllm_engine(ranker), [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
     comparable = 0
-    for task, ranking, (text, tokens) in zip(tasks, rankings, chosen, strict=True):
-        code = task.pool.codes[load.answers(task).index(text)]
+    for task, ranking, (code, tokens) in zip(tasks, rankings, ask_grammar(ranker, tasks), strict=True):
         path = ranker.codec.answers(task.space, task.pool.codes)[task.pool.codes.index(code)]
         if tokens[: len(path)] == path:  # a grammar may spell a code in other tokens
             comparable += 1
@@ -161,21 +157,23 @@ def check(ranker: Ranker, reference: Ranker, load: Workload) -> Row:
     return {"what": "check", "apart": apart, "tasks": len(tasks), "equal_to_grammar": comparable}
 
 
-def ask_grammar(ranker: Ranker, load: Workload, tasks: Sequence[Task]) -> int:
-    """vLLM's own constrained decoding, in this process; how many tasks it answered."""
-    choose(vllm_engine(ranker), [ranker.codec.prompt(*task) for task in tasks], [*map(load.answers, tasks)])
-    return len(tasks)
+def ask_grammar(ranker: Ranker, tasks: Sequence[Task]) -> list[tuple[str, list[int]]]:
+    """Codes and their tokens by vLLM's own constrained decoding, in this process."""
+    prompts = [ranker.codec.prompt(*task) for task in tasks]
+    return choose(vllm_engine(ranker), prompts, [task.pool.codes for task in tasks])
 
 
 def request(client: Any, load: Workload, task: Task, constrained: bool) -> str:
     """The published way to ask: one chat request, in free form or held to the pool by the server's grammar."""
-    possible = load.answers(task)
+    longest = max(map(len, task.pool.codes)) + 1
     reply = client.chat.completions.create(
         model="model",
         messages=[{"role": "system", "content": load.text(task)}],
-        max_tokens=max(map(len, possible)) + 1 if constrained else load.length(task),  # a grammar may take more tokens
+        max_tokens=max(map(len, task.pool.codes)) + 1
+        if constrained
+        else load.length(task),  # a grammar may take more tokens
         temperature=0,
-        extra_body={"structured_outputs": {"choice": possible}} if constrained else None,
+        extra_body={"structured_outputs": {"choice": [*task.pool.codes]}} if constrained else None,
     )
     return str(reply.choices[0].message.content).strip()
 
@@ -184,7 +182,7 @@ def ask_server(client: Any, load: Workload, constrained: bool, tasks: Sequence[T
     """One request after the other, as many as are returned. A free answer counts whether it is in the pool or not."""
     for task in tasks[:SERVED]:
         text = request(client, load, task, constrained)
-        if constrained and text not in load.answers(task):
+        if constrained and text not in task.pool.codes:
             raise EngineError(f"the server's grammar answered {text!r}")
     return min(len(tasks), SERVED)
 
@@ -284,30 +282,28 @@ def first_answer(load: Workload) -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Medians of one run as ratios, for the README."""
-    text = ""
-    for name in dict.fromkeys(row["workload"] for row in rows):
-        found = [row for row in rows if row["workload"] == name]
-        cells: dict[tuple[int, int, int], dict[str, Row]] = {}
-        for row in found:
-            if "way" in row:
-                cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
-        text += f"`{name}`, fresh prompts; other methods' time per pool in units of ours:\n\n"
-        text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 10}\n"
-        for cell, measured in cells.items():
-            rate = {method: row["pools_per_s"][1] for method, row in measured.items()}
-            numbers = [f"{measured['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]
-            numbers += [f"{rate['ours'] / rate[other]:.2f}" for other in OTHERS]
-            text += f"| {' | '.join([*map(str, cell), *numbers])} |\n"
-        one = {row["what"]: row for row in found}
-        took, first, share = one["search"]["seconds"], one["first answer"]["seconds"], one["search"]["computed_share"]
-        ratios = ", ".join(f"{other} {took[other] / took['ours']:.2f}" for other in OTHERS)
-        text += f"\nA search of {SEARCH} trials ({share:.0%} of the prompts' tokens computed): {ratios}.\n"
-        text += f"First answer of a new process: ours {first['ours']:.0f} s, server {first['server']:.0f} s.\n"
-        text += f"Peak memory: this process {one['process memory']['peak_bytes'] / 2**30:.1f} GiB, server "
-        text += f"{one['server memory']['peak_bytes'] / 2**30:.1f} GiB.\n"
-        text += f"Free answers in the pool: {one['free answers']['in_pool']} of {one['free answers']['asked']}.\n\n"
-    return text
+    """Medians as ratios, for the documentation."""
+    cells: dict[tuple[int, int, int], dict[str, Row]] = {}
+    for row in rows:
+        if "way" in row:
+            cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
+    text = "Fresh prompts; other methods' time per pool in units of ours:\n\n"
+    text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 10}\n"
+    for cell, measured in cells.items():
+        rate = {method: row["pools_per_s"][1] for method, row in measured.items()}
+        numbers = [f"{measured['ours']['tokens_per_pool']:.0f}", f"{rate['ours']:.1f}"]
+        numbers += [f"{rate['ours'] / rate[other]:.2f}" for other in OTHERS]
+        text += f"| {' | '.join([*map(str, cell), *numbers])} |\n"
+    one = {row["what"]: row for row in rows}
+    took, first, share = one["search"]["seconds"], one["first answer"]["seconds"], one["search"]["computed_share"]
+    ratios = ", ".join(f"{other} {took[other] / took['ours']:.2f}" for other in OTHERS)
+    here, there = (one[f"{name} memory"]["peak_bytes"] / 2**30 for name in ("process", "server"))
+    return (
+        f"{text}\nA search of {SEARCH} trials ({share:.0%} of the prompts' tokens computed): {ratios}.\n"
+        f"First answer of a new process: ours {first['ours']:.0f} s, server {first['server']:.0f} s.\n"
+        f"Peak memory: this process {here:.1f} GiB, server {there:.1f} GiB.\n"
+        f"Free answers in the pool: {one['free answers']['in_pool']} of {one['free answers']['asked']}.\n"
+    )
 
 
 def idle(process: "subprocess.Popen[bytes]") -> None:
