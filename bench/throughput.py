@@ -169,9 +169,7 @@ def request(client: Any, load: Workload, task: Task, constrained: bool) -> str:
     reply = client.chat.completions.create(
         model="model",
         messages=[{"role": "system", "content": load.text(task)}],
-        max_tokens=max(map(len, task.pool.codes)) + 1
-        if constrained
-        else load.length(task),  # a grammar may take more tokens
+        max_tokens=longest if constrained else load.length(task),  # a grammar may take more tokens
         temperature=0,
         extra_body={"structured_outputs": {"choice": [*task.pool.codes]}} if constrained else None,
     )
