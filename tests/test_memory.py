@@ -1,5 +1,6 @@
 """The memory plan: whatever the geometry, vLLM's cache holds the longest prompt, and the block that vLLM keeps."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -70,13 +71,17 @@ def test_what_an_8b_takes_follows_the_longest_prompt() -> None:
 
 @contextmanager
 def loaded(folder: Path, space: SearchSpace | None, cache_bytes: int | None) -> Iterator[tuple[Ranker, VLLMEngine]]:
-    """A ranker whose engine has as many blocks as planned."""
+    """A ranker whose engine has as many blocks as planned, and of whose model nothing is left afterwards."""
     with load_ranker(folder, space=space, cache_bytes=cache_bytes) as ranker:
         engine = vllm_engine(ranker)
         cache = engine._llm.llm_engine.vllm_config.cache_config
         size = engine.plan.block * load_checkpoint(folder).token_bytes
         assert (cache.block_size, cache.num_gpu_blocks) == (engine.plan.block, engine.plan.cache // size)
+        runner = engine._llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        model = weakref.ref(runner.model)
+        del cache, runner
         yield ranker, engine
+    assert model() is None
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 ``AttributeError``, ``ImportError`` or ``TypeError`` at its use; ``tests/test_vllm_engine.py`` tries it.
 """
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,18 @@ def drop_requests(llm: Any) -> bool:
 
 
 def shut_down(llm: Any) -> None:
-    """End the engine. ``LLM`` itself has no such method."""
-    llm.llm_engine.engine_core.shutdown()
+    """End the engine. ``LLM`` itself has no such method.
+
+    On a processor without vLLM's own collections of garbage: each goes through all that the process holds, which takes
+    more than half a second, and finds ``llm`` still in use. Who drops that collects.
+    """
+    collect = gc.collect
+    if on_processor():
+        gc.collect = lambda generation=2: 0
+    try:
+        llm.llm_engine.engine_core.shutdown()
+    finally:
+        gc.collect = collect
 
 
 def clean_up() -> None:
