@@ -44,7 +44,7 @@ def report(result: "Result", table: "Table | None") -> None:
     elif result.trials:
         click.echo(f"No trial gave a value; the last one failed: {plain(result.trials[-1].reason)}")
     if result.limits and (result.front or result.best):
-        click.echo(f"{quantity(sum(bool(trial.breaks) for trial in result.trials), 'trial')} broke a limit")
+        click.echo(f"{quantity(len(result.breaking), 'trial')} broke a limit")
 
 
 def _report_best(result: "Result", best: "Trial", table: "Table | None") -> None:

@@ -32,7 +32,7 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
     axes = figure.add_subplot()
     last = max((trial.number for trial in result.trials), default=1)
     sign = result.sign
-    told = [(trial.number, trial.value) for trial in result.trials if trial.holds]
+    told = [(trial.number, trial.values[0]) for trial in result.holding]
     if result.random:
         end = result.trials[result.random - 1].number + 0.5
         axes.axvspan(0.5, end, color="0.92", label="before the model is asked")
@@ -67,7 +67,7 @@ def draw_search(result: Result, title: str = "", label: str = "value", optimum: 
 def _mark_broken(axes: Any, result: Result, ranged: bool) -> None:
     """Trials that break a limit; the picture's range stays, where others made it."""
     low, high = axes.get_ylim()
-    found = [(trial.number, trial.values[0]) for trial in result.valued if trial.breaks]
+    found = [(trial.number, trial.values[0]) for trial in result.breaking]
     inside = [(number, value) for number, value in found if low <= value <= high or not ranged]
     if found:
         places = np.array(inside or np.empty((0, 2))).T
@@ -82,8 +82,7 @@ def draw_front(result: Result, title: str) -> "Figure":
     figure = new_figure(9, 4.2)
     left, right = figure.subplots(1, 2)
     names = [plain(str(goal)) for goal in result.goals]
-    told, front = result.valued, result.front
-    held, broken = [trial for trial in told if trial.holds], [trial for trial in told if not trial.holds]
+    held, broken, front = result.holding, result.breaking, result.front
     if held:
         left.plot(*_columns(held), "o", alpha=0.5, markersize=4, color="tab:blue", label="trial")
     if broken:
@@ -107,7 +106,7 @@ def draw_front(result: Result, title: str) -> "Figure":
     right.title.set_fontsize("medium")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    if told:
+    if result.valued:
         left.legend(loc="best", fontsize="small")
     figure.suptitle(fill(plain(title), 80), parse_math=False)
     return figure
@@ -116,11 +115,9 @@ def draw_front(result: Result, title: str) -> "Figure":
 def draw_borders(result: Result, label: str) -> "Figure":
     """A panel for each limit: the value of each trial against what is limited, which is allowed on one side."""
     figure = new_figure(8, 3.4 * len(result.limits))
-    holding = [trial for trial in result.valued if trial.holds]
-    breaking = [trial for trial in result.valued if not trial.holds]
     groups = [
-        (holding, "o", "tab:blue", 5, "holds every limit"),
-        (breaking, "x", "tab:red", 5, "breaks a limit"),
+        (result.holding, "o", "tab:blue", 5, "holds every limit"),
+        (result.breaking, "x", "tab:red", 5, "breaks a limit"),
     ]
     if result.best_trial:
         groups.append(([result.best_trial], "*", "tab:orange", 14, "best"))

@@ -97,7 +97,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
     shares = importance(result)
     label = measured.metric if measured else ", ".join(map(str, result.goals)) if several else "value"
     optimum = table.optimum[1] if table else None
-    held = {trial.code: trial.values[0] for trial in result.trials if trial.holds}
+    held = {trial.code: trial.values[0] for trial in result.holding}
     return {
         "plan": plan,
         "result": result,
@@ -157,8 +157,7 @@ def best_rows(result: "Result") -> list[dict[str, Any]]:
     from lmsearcher_local.presets.registry import preset_of
 
     known = preset_of(result.space)
-    held = sorted((trial for trial in result.trials if trial.holds), key=lambda trial: -result.sign * trial.values[0])
-    best = result.front or held[:BEST]
+    best = result.front or sorted(result.holding, key=lambda trial: -result.sign * trial.values[0])[:BEST]
     columns = [align(column) for column in zip(*(trial.values for trial in best), strict=True)]
     rows = []
     for trial, values in zip(best, zip(*columns, strict=True), strict=True):
@@ -185,11 +184,10 @@ def importance(result: "Result") -> dict[str, float]:
 
     from lmsearcher_local.spaces.distributions import trial_of
 
-    told = [trial for trial in result.trials if trial.holds]
-    if len(told) < FEW:
+    if len(result.holding) < FEW:
         return {}
     study = optuna.create_study(direction="maximize")  # in memory: the search's trials alone
-    study.add_trials([trial_of(result.space, t.configuration, value=result.merits[t.code]) for t in told])
+    study.add_trials([trial_of(result.space, t.configuration, value=result.merits[t.code]) for t in result.holding])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that all are equal, which is then not shown
         shares: dict[str, float] = optuna.importance.get_param_importances(study)

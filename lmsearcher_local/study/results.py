@@ -105,9 +105,8 @@ class Result:
 
     @cached_property
     def best_trial(self) -> Trial | None:
-        """The best trial that holds every limit, of equal ones the first; nothing where there is none, or several
-        goals."""
-        held = [trial for trial in self.trials if trial.holds] if len(self.goals) < 2 else []
+        """The best that holds every limit, of equal ones the first; nothing where there is none, or several goals."""
+        held = self.holding if len(self.goals) < 2 else []
         return min(held, key=lambda trial: (-self.sign * trial.values[0], trial.number), default=None)
 
     @property
@@ -120,9 +119,10 @@ class Result:
         """With several goals, the trials that hold every limit and that no other dominates, by the first goal."""
         if len(self.goals) < 2:
             return ()
-        held = [trial for trial in self.trials if trial.holds]
-        places = np.flatnonzero(on_front(self.scores(held))) if held else ()
-        return tuple(sorted((held[i] for i in places), key=lambda trial: (-self.sign * trial.values[0], trial.number)))
+        places = np.flatnonzero(on_front(self.scores(self.holding))) if self.holding else ()
+        return tuple(
+            sorted((self.holding[i] for i in places), key=lambda trial: (-self.sign * trial.values[0], trial.number))
+        )
 
     def scores(self, trials: Sequence[Trial]) -> np.ndarray:
         """The values of trials that have some, higher better, ``[trials, goals]``."""
@@ -134,6 +134,16 @@ class Result:
     def valued(self) -> list[Trial]:
         """The trials that have a value."""
         return [trial for trial in self.trials if trial.values]
+
+    @cached_property
+    def holding(self) -> list[Trial]:
+        """The trials that have a value and hold every limit."""
+        return [trial for trial in self.valued if trial.holds]
+
+    @cached_property
+    def breaking(self) -> list[Trial]:
+        """Those that have a value and break a limit."""
+        return [trial for trial in self.valued if not trial.holds]
 
     @property
     def violations(self) -> np.ndarray:
