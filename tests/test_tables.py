@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lmsearcher_local.errors import ObjectiveError
-from lmsearcher_local.presets.tables import TABLES, nasbench201_string, table
+from lmsearcher_local.presets.nasbench201 import architecture
+from lmsearcher_local.presets.tables import TABLES, table
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.objectives.table import TableObjective
 
@@ -82,7 +83,7 @@ def test_nasbench201_edges_are_in_the_order_of_the_string() -> None:
 
 def test_nasbench201_string() -> None:
     operations = ["nor_conv_3x3", "none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3"]
-    assert nasbench201_string(operations) == (
+    assert architecture({f"Op{i}": operation for i, operation in enumerate(operations)}) == (
         "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
     )
 

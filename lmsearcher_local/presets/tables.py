@@ -113,13 +113,3 @@ def table(name: str) -> Table:
     if name not in TABLES:
         raise ObjectiveError(f"there is no table {name!r}; allowed: {', '.join(TABLES)}")
     return TABLES[name]()
-
-
-def nasbench201_string(operations: list[str]) -> str:
-    """A NAS-Bench-201 cell as that benchmark writes it, from the six operations of a configuration in order.
-
-    The order of the edges is 0-1, 0-2, 1-2, 0-3, 1-3, 2-3. The package does not say so, its values do: with `none` as
-    Op0 nothing depends on Op2 and Op4, the other edges at node 1, and with `none` as Op5 nothing on Op1 and Op2.
-    """
-    edges = iter(operations)
-    return "+".join("|" + "".join(f"{next(edges)}~{source}|" for source in range(node)) for node in range(1, 4))

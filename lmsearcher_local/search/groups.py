@@ -6,7 +6,6 @@ Every trial is looked at until it has ended, and then no more, however long the 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +25,7 @@ from lmsearcher_local.system import optuna_internals as internals
 
 KILLED = "killed"  # user attribute of a trial that ended with its process and says nothing about its code
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # with something to show
-NONE: Mapping[int, tuple[FrozenTrial, float | None]] = MappingProxyType({})
+Stopped = Mapping[int, tuple[FrozenTrial, float | None]]  # trials that were stopped early and their values, by number
 CLAIM = "lmsearcher:proposed"  # system attribute of a trial: its values, which Optuna stores one by one and later
 
 
@@ -102,7 +101,7 @@ class Groups:
             # Groups do not draw the same numbers, and neither do processes after they picked the same.
             own = 0 if self._fixed else crc32(" ".join(group.kinds).encode())
             group.state.seed = group.state.options.seed + own + attempt * (1 + (number or 0))
-        tell(self._groups, trials, self._rungs.changed(study, trials))
+        _tell(self._groups, trials, self._rungs.changed(study, trials))
         return self._groups
 
     def rivals(self, number: int) -> list[FrozenTrial]:
@@ -136,8 +135,8 @@ class Rungs:
         self._trials: list[FrozenTrial] = []  # that ended and reported steps
         self._values: dict[int, float | None] = {}  # of those stopped early, by number
 
-    def changed(self, study: Study, trials: Iterable[FrozenTrial]) -> dict[int, tuple[FrozenTrial, float | None]]:
-        """Trials that were stopped early, by number, whose values are new or others with these trials."""
+    def changed(self, study: Study, trials: Iterable[FrozenTrial]) -> Stopped:
+        """Those whose values are new or others with these trials."""
         fresh = [trial for trial in trials if trial.intermediate_values and trial.state in ENDED]
         if not fresh or len(study.directions) > 1:  # with several, Optuna stops none
             return {}
@@ -161,13 +160,8 @@ def _final(trial: FrozenTrial, sign: float) -> float | None:
     return sign * (trial.value or 0.0) if finite else None
 
 
-def tell(
-    groups: Sequence[Group],
-    trials: Sequence[FrozenTrial],
-    stopped: Mapping[int, tuple[FrozenTrial, float | None]] = NONE,
-) -> None:
-    """Let the groups know these trials, and forget which were pending; ``stopped`` are values of trials that were
-    stopped early, of these or told before."""
+def _tell(groups: Sequence[Group], trials: Sequence[FrozenTrial], stopped: Stopped) -> None:
+    """Let the groups know these trials, those ``stopped`` early now or before, and forget which were pending."""
     for group in groups:
         group.state.forget_pending()
         group.latest = encode_trials(group, trials)
@@ -188,8 +182,7 @@ def tell(
                 group.varied.add(code)
         before = [trial for number, (trial, _) in stopped.items() if number not in deepest]
         for code, trial in encode_trials(group, before):
-            value = stopped[trial.number][1]
-            if value is not None:
+            if (value := stopped[trial.number][1]) is not None:
                 group.state.tell(code, value, trial.number)
 
 

@@ -40,18 +40,17 @@ class LMSearcherSampler(BaseSampler):
     """Samples as the model picks, from a fixed search space or from whatever the objective suggests.
 
     What it proposes depends on the seed and on the trials in the storage only. Completed trials are shown to the model,
-    whoever sampled them, and pruned ones with the value that their last step supports (``rungs.supported_values``);
-    running and enqueued ones with the value that ``surrogate.impute_pending`` imputes. What breaks a constraint is
-    shown below all that hold. Those that failed or have no finite value are not shown. None is proposed again. Of
-    Hyperband's brackets all count. Trials marked ``killed`` count as never started: a resumed study proposes theirs
-    once more.
+    whoever sampled them. Pruned ones are shown with the value that their last step supports
+    (``rungs.supported_values``), running and enqueued ones with an imputed one (``surrogate.impute_pending``). What
+    breaks a constraint is shown below all that hold, what failed or has no finite value is not shown. None is proposed
+    again. Of Hyperband's brackets all count. Trials marked ``killed`` count as never started.
 
-    Without a space, the parameters are those of the trials so far, in groups that always occur together; each group is
-    searched on its own, as if there were no others. What no trial has shown yet, so all of the first trial, is random.
-    A categorical choice is an option; to Optuna, and here, choices like ``True`` and ``1`` are one. So is every value
-    of an integer or stepped parameter with at most ``distributions.LISTED`` of them. Other numbers are cut into bins,
-    the model picks the bin and the value within is random. No code of a group is taken twice before all are known,
-    except those behind which other parameters are chosen.
+    Without a space, the parameters are those of the trials so far, in groups that always occur together. Each group is
+    searched on its own. What no trial has shown yet, so all of the first trial, is random. A categorical choice is an
+    option; to Optuna, and here, choices like ``True`` and ``1`` are one. So is every value of an integer or stepped
+    parameter with at most ``distributions.LISTED`` of them. Other numbers are cut into bins: the model picks the bin,
+    and the value within is random. No code of a group is taken twice before all are known, except those behind which
+    other parameters are chosen.
 
     A fixed space that is used up stops ``Study.optimize``. A trial that began meanwhile is pruned without a value.
 
