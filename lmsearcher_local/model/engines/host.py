@@ -36,11 +36,9 @@ def preserved_host(variables: Mapping[str, str] = MappingProxyType({})) -> Itera
         with suppress(ImportError):  # the engine says so, in its own words
             import torch
 
-            stack.callback(_restore_torch, torch.get_rng_state(), torch.set_num_threads, torch.get_num_threads())
-            if torch.cuda.is_initialized():
-                stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-            else:
-                stack.callback(_seed_cards)
+            cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+            threads = torch.set_num_threads, torch.get_num_threads()
+            stack.callback(_restore_torch, torch.get_rng_state(), cards, *threads)
         stack.enter_context(warnings.catch_warnings())
         stack.callback(setattr, sys, "excepthook", sys.excepthook)  # torch.distributed's writes a rank before each line
         stack.callback(logging.disable, logging.root.manager.disable)
@@ -76,22 +74,18 @@ def _restore_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
-def _restore_torch(state: Any, set_threads: Any, threads: int) -> None:
-    """vLLM sets torch to one thread on a GPU, and makes the function that sets them do nothing on a processor."""
+def _restore_torch(state: Any, cards: Any, set_threads: Any, threads: int) -> None:
     import torch
 
     torch.set_rng_state(state)
+    if cards is not None:
+        torch.cuda.set_rng_state_all(cards)
+    elif torch.cuda.is_initialized():
+        torch.cuda.seed_all()  # as if they had been seeded by their first user, at random
+    # vLLM sets one thread on a GPU, and makes the function that sets them do nothing on a processor.
     torch.set_num_threads = set_threads
     if torch.get_num_threads() != threads:
         set_threads(threads)
-
-
-def _seed_cards() -> None:
-    """Seed cards that were not in use as their first user would have: at random."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        torch.cuda.seed_all()
 
 
 def _restore_logger(
