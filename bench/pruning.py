@@ -61,10 +61,10 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "none": Method(ours, NopPruner),
-    "median": Method(ours, MedianPruner),
-    "hyperband": Method(ours, lambda: HyperbandPruner(1, EPOCHS, 3)),
-    "successive-halving": Method(ours, lambda: SuccessiveHalvingPruner(1, 3)),
+    "ours, none": Method(ours, NopPruner),
+    "ours, median": Method(ours, MedianPruner),
+    "ours, hyperband": Method(ours, lambda: HyperbandPruner(1, EPOCHS, 3)),
+    "ours, successive-halving": Method(ours, lambda: SuccessiveHalvingPruner(1, 3)),
     "Optuna TPE, none": Method(tpe, NopPruner),
     "Optuna TPE, hyperband": Method(tpe, lambda: HyperbandPruner(1, EPOCHS, 3)),
 }
