@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,6 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def raise_on_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP raise :class:`Terminated` within the block, unless this process ignores or handles them."""
-    before = {number: signal.getsignal(number) for number in ENDING}
-    ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():  # signals never come here
-        ours = []
     terminals = [output for output in (1, 2) if os.isatty(output)]
 
     def terminate(number: int, frame: Any) -> None:
@@ -33,31 +29,31 @@ def raise_on_termination() -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
         raise Terminated(number)
 
-    for number in ours:
-        signal.signal(number, terminate)
-    try:
+    with _handling([number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL], terminate):
         yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
     """Ctrl-C, and what ends a search likewise, waits for the end of the block. An exception in its middle could leave a
     lock taken forever, of a thread that is being started, of a future or of a file. For what takes milliseconds."""
-    if threading.current_thread() is not threading.main_thread():  # signals never come here
-        yield
-        return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
-    handled = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
-    for number in handled:
-        signal.signal(number, lambda number, frame: came.append(number))
+    numbers = [one for one in (signal.SIGINT, *ENDING) if signal.getsignal(one) not in (None, signal.SIG_IGN)]
+    try:
+        with _handling(numbers, lambda number, frame: came.append(number)):
+            yield
+    finally:
+        for late in came:
+            signal.raise_signal(late)
+
+
+@contextmanager
+def _handling(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """These signals are handled so within the block; in another thread than the main one none ever comes."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if here else {}
     try:
         yield
     finally:
-        for number, handler in handled.items():
-            signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
+        for number, other in before.items():
+            signal.signal(number, other)
