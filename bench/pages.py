@@ -27,7 +27,7 @@ from bench import (
     served_rows,
     transfer,
 )
-from lmsearcher_local.spaces.files import write_atomically
+from lmsearcher_local.system.folders import write_atomically
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "bench" / "rows"

@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +11,7 @@ from typing import NamedTuple
 from lmsearcher_local.errors import HistoryError, SpaceError, brief
 from lmsearcher_local.spaces.options import Option, is_number
 from lmsearcher_local.spaces.space import SearchSpace
+from lmsearcher_local.system.folders import write_atomically
 
 RESULTS = "historical_results.json"
 TABLE = "results.csv"
@@ -46,23 +44,6 @@ def write_history(path: Path, values: Iterable[tuple[str, float]], facts: Iterab
         for i, ((code, value), other) in enumerate(zip(values, chain(others, repeat("")), strict=False), 1)
     ]
     write_atomically(path, "{\n" + ",\n".join(trials) + "\n}" if trials else "{}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file by this text; a crash leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    # Not tempfile, whose files are the owner's alone: the umask says who may read it.
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with open(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
-        raise
 
 
 def read_pool(path: Path, space: SearchSpace) -> Candidates:

@@ -23,10 +23,10 @@ from optuna.storages import BaseStorage, JournalStorage
 
 from lmsearcher_local.errors import StudyError
 from lmsearcher_local.records.storage import JOURNAL, PLAN, STUDY, JournalFile, cannot_open, hide_password, read_link
-from lmsearcher_local.spaces.files import RESULTS, write_atomically
+from lmsearcher_local.spaces.files import RESULTS
 from lmsearcher_local.study.plan import Plan
 from lmsearcher_local.study.results import OURS, WARM, code_of
-from lmsearcher_local.system.folders import unusable
+from lmsearcher_local.system.folders import unusable, write_atomically
 
 OWNER = "lmsearcher owner"  # study user attribute: the process that searches now
 OUT = "lmsearcher out"  # study user attribute: the absolute output folder of a study kept elsewhere

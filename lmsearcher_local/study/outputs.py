@@ -9,8 +9,9 @@ import os
 import time
 from pathlib import Path
 
-from lmsearcher_local.spaces.files import FRONT, RESULTS, STOPPED, TABLE, write_atomically, write_history
+from lmsearcher_local.spaces.files import FRONT, RESULTS, STOPPED, TABLE, write_history
 from lmsearcher_local.study.results import Result, Trial, front_text, table_of, text_of
+from lmsearcher_local.system.folders import write_atomically
 
 SHARE = 20  # between two writings of the JSON lies so many times what one takes
 

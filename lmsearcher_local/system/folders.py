@@ -1,9 +1,10 @@
-"""Folders: written whole or not at all, what is wrong with one that is not there, the JSON files of a checkpoint's."""
+"""Folders and files: written whole or not at all, what is wrong with a folder that is not there, JSON files."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ def new_folder(out: Path, refused: type[LMSearcherError]) -> Iterator[Path]:
         shutil.rmtree(partial)
         if isinstance(error, OSError):
             raise refused(f"cannot write {out}: {error.strerror or error}") from error
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file by this text; a crash leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Not tempfile, whose files are the owner's alone: the umask says who may read it.
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
         raise
 
 

@@ -20,8 +20,7 @@ from lmsearcher_local.errors import StudyError
 from lmsearcher_local.model.checkpoint import OWN, Profile, load_checkpoint
 from lmsearcher_local.model.codecs.chat import Frame, end_of_answer
 from lmsearcher_local.model.codecs.text import message, published_frame
-from lmsearcher_local.spaces.files import write_atomically
-from lmsearcher_local.system.folders import unusable
+from lmsearcher_local.system.folders import unusable, write_atomically
 from lmsearcher_local.training.trajectories import Task
 
 NAME = "lmsearcher"
