@@ -26,6 +26,7 @@ from bench import (
     rehearsal,
     served_rows,
     transfer,
+    workers,
 )
 from lmsearcher_local.system.folders import write_atomically
 
@@ -55,6 +56,7 @@ TABLES = {
     "prefilter": Table("prefilter", prefilter.markdown),
     "served_rows": Table("served_rows", served_rows.markdown),
     "asking": Table("asking", asking.markdown),
+    "workers": Table("workers", workers.markdown),
     "long_search": Table("long_search", long_search.markdown),
     "pruning": Table("pruning", pruning.markdown),
     "transfer": Table("transfer", transfer.markdown),
