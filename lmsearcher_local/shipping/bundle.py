@@ -173,7 +173,7 @@ def verify(folder: Path | None) -> None:
 
 def installed_build() -> str | None:
     """The build of vLLM that is installed here."""
-    installed = _versions()
+    installed = _installed()
     return next((build for build, package in BUILDS.items() if package in installed), None)
 
 
@@ -220,15 +220,17 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
     if own is None:
         raise BundleError(f"{OURS} is not installed here but only imported; install it, then make the bundle")
     pack(own, [*_metadata(own), *_own_files()], wheels)
+    here = _installed()  # what is not fetched yet will, as a rule, need what the installed one needs: few rounds do
     needed: dict[str, SpecifierSet] = {}
     while True:
         held = _read_wheels(wheels)
-        for name, specifier in _requirements_of(held, target).items():
+        for name, specifier in _requirements_of(here | held, target).items():
             needed[name] = needed.get(name, SpecifierSet()) & specifier
         unfit = [name for name in held if name in needed and not needed[name].contains(held[name].version, True)]
-        for name in unfit:  # a later requirement is stricter; requirements are only added, so this ends
-            next(wheel for wheel in wheels.iterdir() if parse_wheel_filename(wheel.name)[0] == name).unlink()
         missing = sorted(needed.keys() - held.keys() | {*unfit})
+        # A later requirement may be stricter; requirements are only added, so this ends.
+        for name in unfit if missing else held.keys() - {OURS} - _requirements_of(held, target).keys():
+            next(wheel for wheel in wheels.iterdir() if parse_wheel_filename(wheel.name)[0] == name).unlink()
         if not missing:
             return
         say(f"Fetching {', '.join(missing)} ...")
@@ -248,7 +250,7 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
 
 
 def _requirements_of(held: dict[str, Distribution], target: Target) -> dict[str, SpecifierSet]:
-    """What the wheels fetched so far need, as far as they lead."""
+    """What this package needs there, as far as these lead."""
     markers = target.markers()
     needed: dict[str, SpecifierSet] = {}
     open_ = [(OURS, ""), (OURS, target.build), (OURS, TABLES)]  # packages and their extras
@@ -274,13 +276,13 @@ def _read_wheel(file: Path) -> Distribution:
     return distribution
 
 
-def _versions() -> dict[str, str]:
-    return {canonicalize_name(distribution.name): distribution.version for distribution in distributions()}
+def _installed() -> dict[str, Distribution]:
+    return {canonicalize_name(distribution.name): distribution for distribution in distributions()}
 
 
 def _pins(target: Target) -> dict[str, str]:
     """The versions installed here; torch's is of the build that is wanted."""
-    pins = _versions()
+    pins = {name: distribution.version for name, distribution in _installed().items()}
     if "torch" in pins and target.build != installed_build():
         pins["torch"] = Version(pins["torch"]).public + ("+cpu" if target.build == "cpu" else "")
     return pins
