@@ -24,8 +24,8 @@ def load_ranker(*arguments, **options):
     yield scripted_ranker()
 
 load.load_ranker = load_ranker
-from lmsearcher_local.cli.main import main
-main()
+from lmsearcher_local.cli.main import run
+run()
 """
 
 

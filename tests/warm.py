@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from lmsearcher_local.system.ending import ending_at_once
+from lmsearcher_local.system.quick_exit import quick_exit
 
 CALLER = """#!{python} -IS
 import json, os, socket, sys
@@ -123,6 +123,6 @@ def _run(name: str, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = ""  # as for a program given by -c
-    with ending_at_once():
+    with quick_exit():
         _import_all()
         _run(*_serve(sys.argv[1]))

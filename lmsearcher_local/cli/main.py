@@ -17,7 +17,7 @@ import click
 
 from lmsearcher_local.errors import LMSearcherError, SpaceWarning
 from lmsearcher_local.model.engines.registry import ENGINES
-from lmsearcher_local.system.ending import ending_at_once
+from lmsearcher_local.system.quick_exit import quick_exit
 
 if TYPE_CHECKING:
     from lmsearcher_local.candidates.history import Direction
@@ -102,7 +102,7 @@ def main() -> None:
 
 def run() -> None:
     """The command line as a process of its own."""
-    with ending_at_once():
+    with quick_exit():
         main()
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
+def quick_exit() -> Iterator[None]:
     """A block whose ``sys.exit`` ends the process as soon as all has run that was registered in it with ``atexit``.
 
     The interpreter then no longer collects its garbage and takes its modules apart.
