@@ -85,7 +85,7 @@ def main(batch: Sequence[int], history: Sequence[int], pool: Sequence[int], repe
     with TemporaryDirectory() as scratch:
         load = random_llama(Path(scratch))
         for row in run(load, list(product(history, pool, batch)), repeats):
-            click.echo(json.dumps(row) if "way" not in row else throughput.format_row(row))
+            click.echo(json.dumps(row) if "method" not in row else throughput.format_row(row))
             rows.append(row)
             throughput.write_rows(out / "rows.jsonl", rows)
     (out / "table.md").write_text(markdown(rows), encoding="utf-8")
@@ -283,8 +283,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """Medians as ratios, for the documentation."""
     cells: dict[tuple[int, int, int], dict[str, Row]] = {}
     for row in rows:
-        if "way" in row:
-            cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["way"]] = row
+        if "method" in row:
+            cells.setdefault((row["history"], row["pool"], row["batch"]), {})[row["method"]] = row
     text = "Fresh prompts; other methods' time per pool in units of ours:\n\n"
     text += f"| history | pool | batch | tokens computed | pools/s | {' | '.join(OTHERS)} |\n|{' --- |' * 10}\n"
     for cell, measured in cells.items():

@@ -27,7 +27,7 @@ def test_bench_prints_and_writes_what_it_measured(tmp_path: Path, monkeypatch: p
     assert "history   5, pool    4, batch   2: pick" in done.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(row["versions"]["python"] and row["device"] and row["processor"] for row in rows)
-    by_method = {row["way"]: row for row in rows if "way" in row}
+    by_method = {row["method"]: row for row in rows if "method" in row}
     rows_of_a_prompt = 5 + 4 + 1
     assert {method: row["tokens_per_pool"] for method, row in by_method.items()} == pytest.approx(
         dict.fromkeys(("pick", "ranking", "prefill"), rows_of_a_prompt),

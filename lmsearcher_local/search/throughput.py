@@ -109,7 +109,7 @@ def measure(
         floor = np.median(spent["prefill"])
         for name, seconds in spent.items():
             rate = np.quantile(1 / np.array(seconds), (0.25, 0.5, 0.75)).tolist()
-            row = {"what": "fresh prompts", "history": history, "pool": pool, "batch": batch, "way": name}
+            row = {"what": "fresh prompts", "history": history, "pool": pool, "batch": batch, "method": name}
             row |= {"pools_per_s": rate, "time_of_prefill": float(np.median(seconds) / floor)}
             yield row | {"tokens_per_pool": float(np.mean(computed[name])) or None, "repeats": len(seconds)}
 
@@ -146,7 +146,7 @@ def format_row(row: Row) -> str:
     rate = f"{median:8.1f} pools/s ({low:.1f} to {high:.1f}), {row['time_of_prefill']:5.2f} x the time of a prefill"
     tokens = f", {row['tokens_per_pool']:6.0f} tokens/pool" if row["tokens_per_pool"] else ""
     cell = f"history {row['history']:3}, pool {row['pool']:4}, batch {row['batch']:3}"
-    return f"{cell}: {row['way']:16} {rate}{tokens}"
+    return f"{cell}: {row["method"]:16} {rate}{tokens}"
 
 
 def write_rows(out: Path, rows: Sequence[Row], **about: object) -> None:
