@@ -146,7 +146,7 @@ def format_row(row: Row) -> str:
     rate = f"{median:8.1f} pools/s ({low:.1f} to {high:.1f}), {row['time_of_prefill']:5.2f} x the time of a prefill"
     tokens = f", {row['tokens_per_pool']:6.0f} tokens/pool" if row["tokens_per_pool"] else ""
     cell = f"history {row['history']:3}, pool {row['pool']:4}, batch {row['batch']:3}"
-    return f"{cell}: {row["method"]:16} {rate}{tokens}"
+    return f"{cell}: {row['method']:16} {rate}{tokens}"
 
 
 def write_rows(out: Path, rows: Sequence[Row], **about: object) -> None:
