@@ -203,7 +203,7 @@ def test_an_installed_package_is_packed_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Path]:
-    """A bundle for this machine; what a test makes of it is large, and removed, which takes long and waits for nobody."""
+    """A bundle for this machine. What a test makes of it is large, and removed, for which nobody waits."""
     try:
         result = subprocess.run(
             ["sh", "-c", HERE],
