@@ -1,5 +1,5 @@
 """``python -m lmsearcher_local``: the command line."""
 
-from lmsearcher_local.cli.main import main
+from lmsearcher_local.cli.main import run
 
-main()
+run()

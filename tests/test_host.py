@@ -50,6 +50,8 @@ with load_ranker(sys.argv[2], sys.argv[1]) as ranker:
 after = state()
 for name, value in before.items():
     assert after[name] == value, ("close", name, value, after[name])
+tracing = sys.modules.get("torch._dynamo.utils")
+assert not tracing or not tracing.counters["frames"], "something was compiled"
 print("as before")
 """
 

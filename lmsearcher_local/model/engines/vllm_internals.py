@@ -5,6 +5,7 @@
 """
 
 import gc
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,11 @@ def can_sleep() -> bool:
 
 
 def compile_nothing() -> None:
-    """Keep vLLM on a processor from compiling one small sampler function.
+    """Keep vLLM on a processor from compiling small functions, for a block after which the environment is restored.
 
-    That would use the C++ compiler, which takes a minute or is missing.
+    Tracing one takes half a second, and the C++ compiler that would then be called a minute, if there is one.
     """
-    from vllm.platforms import current_platform
-
-    type(current_platform).simple_compile_backend = "eager"
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torch reads it where a function is decorated, as vLLM is imported
 
 
 def add_adapter(llm: Any, folder: Path) -> Any:
