@@ -88,9 +88,10 @@ def test_posterior_and_hindsight_are_the_mean_over_the_hypotheses(
     pairs, noise = hypotheses(found, SPACE.array([*known.codes, *new]), 10)
     y = normal_scores(np.array(known.scores), 10)
     y -= y.mean()
-    [useless, _], *each = [gaussian_process(kernel, mean, noise, y) for kernel, mean in pairs]
+    each = [gaussian_process(kernel, mean, noise, y) for kernel, mean in pairs]
     likelihoods = [likelihood for likelihood, _ in each]
-    assert found.trust == pytest.approx(1 / (1 + 1 / np.mean(np.exp(np.array(likelihoods) - useless))))
+    assert found.trust == pytest.approx(1 / (1 + 1 / np.mean(np.exp(np.array(likelihoods[1:]) - likelihoods[0]))))
+    likelihoods[0] += np.log(len(likelihoods) - 1)  # of no use is as likely as all others
     means, deviations = mixed(likelihoods, [expected for _, expected in each])
     np.testing.assert_allclose(found.posterior(new), (means, deviations), rtol=1e-5, atol=1e-7)
     appraisal = found.appraise(new)
@@ -102,7 +103,7 @@ def test_posterior_and_hindsight_are_the_mean_over_the_hypotheses(
         order = [*(k for k in range(10) if k != i), i]
         without = [
             gaussian_process(kernel[np.ix_(order, order)], mean[order], noise, y[order[:-1]])[1]
-            for kernel, mean in pairs[1:]
+            for kernel, mean in pairs
         ]
         expected = mixed(likelihoods, [(one, spread) for one, spread in without])[0]
         np.testing.assert_allclose(found.hindsight.means[i], expected[0], rtol=1e-5, atol=1e-7)

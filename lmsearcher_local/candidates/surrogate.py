@@ -7,12 +7,10 @@ Where there are earlier searches, what they expect of codes enters its mean and,
     b m(x)    and    k(x, x') + t (sum_s d_s(x) d_s(x') / S + m(x) m(x')) + c
 
 with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each from it. So each gets a weight of its own,
-with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis, equally likely before the first trial,
-then as likely as its marginal likelihood says. What is expected is the mean over them (Hoeting et al. 1999), as the
-likeliest alone is often a wrong one while trials are few.
-
-``b = t = 0`` is not among them: it has no use for the sources, and is as likely before the first trial as all others
-together. ``Belief.trust`` says how likely a use is; a search draws by it whether a pool is made with the sources.
+with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; that of ``b = t = 0`` has no use for the
+sources, and is as likely before the first trial as all others together. Then they are as likely as their marginal
+likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone is often a wrong
+one while trials are few. How likely a use is, ``Surrogate.trust``, also says how often a search makes use of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +21,7 @@ import numpy as np
 from scipy.linalg import cholesky
 from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dtrtri
-from scipy.special import expit, logsumexp, ndtr
+from scipy.special import ndtr
 
 from lmsearcher_local.candidates.earlier import NO_SOURCES, Sources
 from lmsearcher_local.candidates.history import History, normal_scores, scores_at, truncate_history
@@ -91,7 +89,6 @@ class _Process(NamedTuple):
     told: np.ndarray  # [n, S + 1]: features of the sources, not scaled
     level: float  # what these expect of the first trials on the mean
     hypotheses: list[_Hypothesis]
-    trust: float  # the probability that the sources are of use
 
 
 class Surrogate:
@@ -200,8 +197,8 @@ class Surrogate:
         y = normal_scores(kept, len(kept))
         level = float(_mean(told[:fitted]).mean())
         first = normal_scores(kept, fitted)[:fitted]  # what the hypotheses are held against: it stays, as the kernel
-        found, trust = _hypotheses(kernel, told, level, y - y.mean(), first - first.mean())
-        return _Process(embedding, scales, known, y - y.mean(), told, level, found, trust)
+        found = _hypotheses(kernel, told, level, y - y.mean(), first - first.mean())
+        return _Process(embedding, scales, known, y - y.mean(), told, level, found)
 
     @property
     def belief(self) -> Belief:
@@ -215,7 +212,9 @@ class Surrogate:
     @property
     def trust(self) -> float:
         """The probability that the sources are of use: 1 without a history, 0 without sources."""
-        return self._process.trust if self.kept else float(len(self.sources) > 0)
+        if not self.kept:
+            return float(len(self.sources) > 0)
+        return sum(each.probability for each in self._process.hypotheses if each.slope or each.trust)
 
     @property
     def _shares(self) -> np.ndarray:
@@ -253,8 +252,8 @@ class Surrogate:
 
 def _hypotheses(
     kernel: np.ndarray, told: np.ndarray, level: float, target: np.ndarray, first: np.ndarray
-) -> tuple[list[_Hypothesis], float]:
-    """The likely ones and the probability that the sources are of use; without sources the only one, and 0.
+) -> list[_Hypothesis]:
+    """The likely ones; without sources the only one.
 
     ``kernel`` ``[n, n]`` is that of the codes with noise, without the sources. ``first`` is the target of the first
     trials alone, by which the hypotheses are judged: between two fits it stays. The rest is as in ``_Process``.
@@ -270,15 +269,12 @@ def _hypotheses(
             white = whitener[:fitted, :fitted] @ (first - slope * mean[:fitted])
             likelihood = -0.5 * (fitted + 1) * np.log(_variance(white)) - np.log(np.diag(root)[:fitted]).sum()
             evidence.append(likelihood)  # the signal's variance is integrated out by its mode
-    trust = 0.0
     if sources:
-        useless, *evidence = evidence
-        trust, found = float(expit(logsumexp(evidence) - np.log(len(evidence)) - useless)), found[1:]
+        evidence[0] += np.log(len(evidence) - 1)  # of no use
     shares = np.exp(np.array(evidence) - max(evidence))
     shares[shares < LEAST] = 0
     shares /= shares.sum()
-    likely = [each._replace(probability=float(share)) for each, share in zip(found, shares, strict=True) if share]
-    return likely, trust
+    return [each._replace(probability=float(share)) for each, share in zip(found, shares, strict=True) if share]
 
 
 def _mixed(shares: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
