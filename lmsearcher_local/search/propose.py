@@ -19,6 +19,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 
 SCORED = 8  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
+DOUBTFUL = 20  # trials of a search that may be made without its earlier searches
 
 
 class Proposal(NamedTuple):
@@ -65,7 +66,8 @@ def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Pr
 def _questions(state: State, n: int) -> Iterator[_Question]:
     """What the model is asked for the next ``n`` codes of a search.
 
-    As probable as it is that its earlier searches are of no use, as often a pool is made as if there were none.
+    The first trials cannot say whether its earlier searches are of use. As probable as it is that they are not, as often
+    a pool is made without them: those trials tell, and few are lost. Later what all hypotheses expect is good enough.
     """
     known, size = state.known, state.options.pool_size
     informed = state.surrogate(state.sources)
@@ -73,7 +75,8 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
     offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
     for trial in range(len(known), len(known) + n):
         rng = np.random.default_rng([state.seed, trial])
-        surrogate = informed if not state.sources or rng.random() < informed.trust else alone
+        doubtful = state.sources and trial < DOUBTFUL
+        surrogate = alone if doubtful and rng.random() >= informed.trust else informed
         taken = known | offered if offered else known
         if due := next((code for code in state.options.first if code not in taken), None):
             pool = Pool((due,), surrogate)
