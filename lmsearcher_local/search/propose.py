@@ -66,8 +66,8 @@ def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Pr
 def _questions(state: State, n: int) -> Iterator[_Question]:
     """What the model is asked for the next ``n`` codes of a search.
 
-    The first trials cannot say whether its earlier searches are of use. As probable as it is that they are not, as often
-    a pool is made without them: those trials tell, and few are lost. Later what all hypotheses expect is good enough.
+    The first trials cannot say whether its earlier searches are of use. As probable as it is that they are not, as
+    often a pool is made without them: few trials are lost then. Later what all hypotheses expect is good enough.
     """
     known, size = state.known, state.options.pool_size
     informed = state.surrogate(state.sources)
