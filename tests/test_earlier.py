@@ -15,6 +15,7 @@ from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
 from lmsearcher_local.candidates.pools import promising
 from lmsearcher_local.candidates.surrogate import OFFSET, SLOPES, TRUSTS, Surrogate, expected_improvement
 from lmsearcher_local.errors import HistoryError
+from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search.propose import INITIAL
 from lmsearcher_local.search.searcher import Searcher
 from lmsearcher_local.spaces.space import SearchSpace
@@ -74,7 +75,7 @@ def hypotheses(found: Surrogate, rows: np.ndarray, n: int) -> tuple[list[tuple[n
     shared = sum(np.outer(one, one) for one in apart) / len(means) + np.outer(mean, mean)
     mean = mean - mean[:n].mean()
     pairs = [(kernel + trust * shared + OFFSET, slope * mean) for trust in TRUSTS for slope in SLOPES]
-    return pairs, float(np.exp(theta[-1]))
+    return pairs, float(np.exp(theta[-1]))  # of the first the sources are of no use
 
 
 @pytest.mark.parametrize("sources", [[source(1)], [source(1), useless(2), useless(3)]], ids=["one", "three"])
@@ -89,6 +90,8 @@ def test_posterior_and_hindsight_are_the_mean_over_the_hypotheses(
     y -= y.mean()
     each = [gaussian_process(kernel, mean, noise, y) for kernel, mean in pairs]
     likelihoods = [likelihood for likelihood, _ in each]
+    assert found.trust == pytest.approx(1 / (1 + 1 / np.mean(np.exp(np.array(likelihoods[1:]) - likelihoods[0]))))
+    likelihoods[0] += np.log(len(likelihoods) - 1)  # of no use is as likely as all others
     means, deviations = mixed(likelihoods, [expected for _, expected in each])
     np.testing.assert_allclose(found.posterior(new), (means, deviations), rtol=1e-5, atol=1e-7)
     appraisal = found.appraise(new)
@@ -123,8 +126,27 @@ def test_a_source_is_believed_as_far_as_the_trials_bear_it_out() -> None:
     bad = Surrogate(SPACE, known, sources=Sources([useless(2)])).belief
     assert min(good.trust, opposite.trust) > 0.99  # the sign is found
     assert good.agreements[0] > 0.8 > 0 > -0.8 > opposite.agreements[0]
-    assert bad.trust < 0.8  # before any trial it is .9
+    assert bad.trust < 0.3  # before any trial it is .5
     assert abs(bad.agreements[0]) < 0.5
+
+
+def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use() -> None:
+    used: list[bool] = []
+
+    def judge(task: Task) -> np.ndarray:
+        used.append(len(task.pool.surrogate.sources) > 0)
+        return own_pick(task)
+
+    known, sources = history(10, 5), [useless(3)]
+    trust = Surrogate(SPACE, known, sources=Sources(sources)).trust
+    for seed in range(100):
+        searcher = Searcher(SPACE, JudgeRanker(judge), seed=seed, earlier=sources)
+        for code, value in zip(known.codes, known.scores, strict=True):
+            searcher.tell(code, value)
+        searcher.ask()
+        assert searcher.choices[0].belief == (round(trust, 3), searcher.choices[0].belief[1])
+    assert 0.15 < trust < 0.85
+    assert np.mean(used) == pytest.approx(trust, abs=0.15)
 
 
 def test_one_trial_leaves_the_order_that_the_sources_expect() -> None:

@@ -8,8 +8,10 @@ Where there are earlier searches, what they expect of codes enters its mean and,
 
 with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each from it. So each gets a weight of its own,
 with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; that of ``b = t = 0`` has no use for the
-sources. All are equally likely before the first trial, then as likely as their marginal likelihood says, and what is
-expected is the mean over them (Hoeting et al. 1999). The likeliest alone is often a wrong one while trials are few.
+sources, and is as likely before the first trial as all others together. Then they are as likely as their marginal
+likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone is often a wrong
+one while trials are few. How likely a use is, ``Surrogate.trust``, also says how many of a search's first pools are
+made with the sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -206,8 +208,14 @@ class Surrogate:
         means = self.sources.means(self.space.array([self.history.codes[i] for i in self.kept]))
         apart = means - means.mean(0)
         lengths = np.sqrt((apart**2).sum(0) * (y @ y))
-        trust = sum(each.probability for each in self._process.hypotheses if each.slope or each.trust)
-        return Belief(trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))
+        return Belief(self.trust, apart.T @ y / np.where(lengths > 0, lengths, np.inf))
+
+    @property
+    def trust(self) -> float:
+        """The probability that the sources are of use: 1 without a history, 0 without sources."""
+        if not self.kept:
+            return float(len(self.sources) > 0)
+        return sum(each.probability for each in self._process.hypotheses if each.slope or each.trust)
 
     @property
     def _shares(self) -> np.ndarray:
@@ -262,6 +270,8 @@ def _hypotheses(
             white = whitener[:fitted, :fitted] @ (first - slope * mean[:fitted])
             likelihood = -0.5 * (fitted + 1) * np.log(_variance(white)) - np.log(np.diag(root)[:fitted]).sum()
             evidence.append(likelihood)  # the signal's variance is integrated out by its mode
+    if sources:
+        evidence[0] += np.log(len(evidence) - 1)  # of no use
     shares = np.exp(np.array(evidence) - max(evidence))
     shares[shares < LEAST] = 0
     shares /= shares.sum()

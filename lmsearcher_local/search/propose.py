@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmsearcher_local.candidates.earlier import NO_SOURCES
 from lmsearcher_local.candidates.goals import GoalsSurrogate, reweigh
 from lmsearcher_local.candidates.pools import Pool, promising
 from lmsearcher_local.candidates.surrogate import Surrogate
@@ -18,6 +19,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 
 SCORED = 8  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
+DOUBTFUL = 20  # trials of a search that may be made without its earlier searches
 
 
 class Proposal(NamedTuple):
@@ -28,10 +30,11 @@ class Proposal(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """A pool to pick from, and the random generator of its trial."""
+    """A pool to pick from, the random generator of its trial, and what is known, earlier searches included."""
 
     task: Task
     rng: np.random.Generator
+    informed: Surrogate
 
 
 Answer = tuple[Pick, tuple[float, ...] | None]
@@ -61,11 +64,19 @@ def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Pr
 
 
 def _questions(state: State, n: int) -> Iterator[_Question]:
-    """What the model is asked for the next ``n`` codes of a search."""
-    known, surrogate, size = state.known, state.surrogate(), state.options.pool_size
+    """What the model is asked for the next ``n`` codes of a search.
+
+    The first trials cannot say whether its earlier searches are of use. As probable as it is that they are not, as
+    often a pool is made without them: few trials are lost then. Later what all hypotheses expect is good enough.
+    """
+    known, size = state.known, state.options.pool_size
+    informed = state.surrogate(state.sources)
+    alone = state.surrogate(NO_SOURCES) if state.sources else informed
     offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
     for trial in range(len(known), len(known) + n):
         rng = np.random.default_rng([state.seed, trial])
+        doubtful = state.sources and trial < DOUBTFUL
+        surrogate = alone if doubtful and rng.random() >= informed.trust else informed
         taken = known | offered if offered else known
         if due := next((code for code in state.options.first if code not in taken), None):
             pool = Pool((due,), surrogate)
@@ -79,7 +90,7 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
         if not len(pool):
             raise _nothing_left(state.space, len(known))
         pool = reweigh(pool, rng)
-        yield _Question(Task(state.space, pool.surrogate.history, pool), rng)
+        yield _Question(Task(state.space, pool.surrogate.history, pool), rng, informed)
 
 
 def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
@@ -111,7 +122,7 @@ def _proposals(state: State, answered: Iterable[tuple[_Question, Answer]]) -> li
     """The codes that the answers come to."""
     codes: list[str] = []
     proposals = []
-    for (task, rng), (pick, scores) in answered:
+    for (task, rng, informed), (pick, scores) in answered:
         # Pools of one call may overlap: a code that is taken yields to others of its pool, then to any other.
         free = [code for code in (pick.code, *task.pool.codes) if code not in codes]
         for code in free[:1] or state.space.sample(rng, 1, {*state.known, *codes}):
@@ -119,7 +130,7 @@ def _proposals(state: State, answered: Iterable[tuple[_Question, Answer]]) -> li
             if len(task.pool) > 1 and code == pick.code:
                 probability = float(f"{math.exp(pick.log_prob):.3g}")
                 values = scores and tuple(state.told.sign * score for score in scores)
-                choice = Choice(code, task.pool.codes, probability, _belief(task.pool.surrogate), values)
+                choice = Choice(code, task.pool.codes, probability, _belief(informed), values)
             codes.append(code)
             proposals.append(Proposal(code, choice))
     return proposals

@@ -91,15 +91,16 @@ class State:
         self.known.difference_update(self.pending.keys() - self.closed)
         self.pending.clear()
 
-    def surrogate(self) -> Surrogate:
-        """What is expected of codes; pending ones count with the score that the trials told let expect of them."""
+    def surrogate(self, sources: Sources) -> Surrogate:
+        """What is expected of codes, with these earlier searches; pending ones count with the score that is expected of
+        them."""
         found: Surrogate
         if len(self.goals) > 1:
             found = GoalsSurrogate(self.space, select_essential(self._points), self._fit)
         elif self.told.limits:
-            found = LimitedSurrogate(self.space, self.told.essential_points, self._fit, self.sources)
+            found = LimitedSurrogate(self.space, self.told.essential_points, self._fit, sources)
         else:
-            found = Surrogate(self.space, self.told.essential, self._fit, self.sources)
+            found = Surrogate(self.space, self.told.essential, self._fit, sources)
         return found.with_pending([*self.pending]) if self.pending else found
 
     def ranking(self) -> History:
