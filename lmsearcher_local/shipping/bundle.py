@@ -234,19 +234,19 @@ def collect_wheels(wheels: Path, target: Target, say: Callable[[str], object]) -
         if not missing:
             return
         say(f"Fetching {', '.join(missing)} ...")
-        requests = []
+        requests, local = [], []
         for name in missing:
             pin = pins.get(name, "")
             fits = pin != "" and needed[name].contains(pin, True)
             if fits and "+" in pin and target.is_here:  # such a version is in no common index
-                installed = _find_installed(name)
-                assert installed is not None
-                pack(installed, _recorded_files(installed), wheels)
+                local.append(name)
             elif fits:  # to ==, 2.13.0+cpu is a 2.13.0, too
                 requests.append(f"{name}{'===' if name == 'torch' else '=='}{pin}")
             else:  # what the other build alone needs
                 requests.append(f"{name}{needed[name]}")
-        _fetch(requests, wheels, target)
+        _fetch(requests, wheels, target)  # first, as it may fail
+        for name in local:
+            pack(here[name], _recorded_files(here[name]), wheels)
 
 
 def _requirements_of(held: dict[str, Distribution], target: Target) -> dict[str, SpecifierSet]:
