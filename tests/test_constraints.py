@@ -39,10 +39,8 @@ RARE: dict[str, tuple[list[str], int | None]] = {  # one in a million or fewer i
 @pytest.mark.parametrize("name", RARE)
 def test_one_in_a_million_is_found_at_once_and_nothing_else(name: str) -> None:
     where, count = RARE[name]
-    started = time.process_time()
     space = SearchSpace(TRILLION, where=where)
     [first] = space.sample(np.random.default_rng(0), 1)
-    assert time.process_time() - started < 10  # a million draws take minutes
     assert first in space
     if name != "implications":
         assert space.count == count
@@ -50,6 +48,14 @@ def test_one_in_a_million_is_found_at_once_and_nothing_else(name: str) -> None:
     assert len({*codes}) == min(1000, space.count or 1000)
     assert space.accepted(space.array(codes)).all()
     assert codes == SearchSpace(TRILLION, where=where).sample(np.random.default_rng(1), 1000)
+
+
+@pytest.mark.perf
+@pytest.mark.parametrize("name", RARE)
+def test_one_in_a_million_takes_less_than_a_second(name: str) -> None:
+    started = time.process_time()
+    SearchSpace(TRILLION, where=RARE[name][0]).sample(np.random.default_rng(0), 1)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

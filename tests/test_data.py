@@ -223,8 +223,8 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
         return top
 
     peak(10)  # what is imported and cached on first use
-    few, many = peak(20), min(peak(400), peak(401))  # other threads of this process, a cluster's, are counted too
-    assert many - few < (tmp_path / "400" / DATA).stat().st_size / 2
+    few, many = peak(20), peak(1000)  # so many, as other threads of this process, a cluster's, are counted too
+    assert many - few < (tmp_path / "1000" / DATA).stat().st_size / 4
 
 
 def test_llama_factory_reads_the_same_tokens(llama_folder: Path, tmp_path: Path) -> None:
