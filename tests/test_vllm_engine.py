@@ -199,9 +199,12 @@ def test_a_small_model_computes_on_one_thread_and_leaves_the_process_its_own(
 
 
 def test_vllm_has_what_is_used(engine: VLLMEngine, questions: list[Question]) -> None:
+    from vllm.platforms.interface import Platform
+
     with interfaces_of("vllm", internals), limited():
         assert internals.on_processor()
         assert not internals.can_sleep()
+        assert "simple_compile_backend" in vars(Platform)
         assert internals.data_type(engine._llm) == "torch.float32"
         params = [internals.question(tokens, cold=True) for _, tokens in questions]
         outputs = engine.generate([prefix for prefix, _ in questions], params)

@@ -56,7 +56,10 @@ def compile_nothing() -> None:
 
     Tracing one takes half a second, and the C++ compiler that would then be called a minute, if there is one.
     """
+    from vllm.platforms import current_platform
+
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torch reads it where a function is decorated, as vLLM is imported
+    type(current_platform).simple_compile_backend = "eager"  # of what is imported after the block
 
 
 def add_adapter(llm: Any, folder: Path) -> Any:
