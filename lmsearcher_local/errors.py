@@ -1,7 +1,9 @@
 """Typed errors: each is one clear sentence for a person, and a builtin for the code that catches it."""
 
+import errno
 import reprlib
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
 SENTENCE = 1000  # characters of a message at most: what it quotes comes from files, which may hold anything
 
 

@@ -1,5 +1,6 @@
 """A disk without room: one sentence, nothing told is lost, and with room the search goes on as without the fault."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -61,8 +62,20 @@ def test_the_command_line_says_so_with_exit_status_1(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("[5, 5, 5]")
     command = "search space.yaml --command 'echo {p0}' --trials 60 --out out --engine transformers"
     limited = f"ulimit -f 8 && exec {Path(sys.executable).parent}/lmsearcher-local {command}"  # in KiB, for any file
-    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # Python keeps the half of a module that had room
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, done.stderr
     *_, last = done.stderr.splitlines()
     assert last.startswith("Error: cannot write to out (File too large); what was told is kept: make room, then")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "said"), [("/dev/full", 1, "Error: cannot write: No space left on device\n"), ("&-", 0, "")]
+)
+def test_what_is_printed_has_no_room_or_is_closed(output: str, status: int, said: str) -> None:
+    command = f"{Path(sys.executable).parent}/lmsearcher-local presets >{output}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, said)

@@ -3,6 +3,7 @@
 Only click is imported up here: ``--help`` must answer at once.
 """
 
+import os
 import signal
 import sys
 import warnings
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearcher_local.errors import LMSearcherError, SpaceWarning
+from lmsearcher_local.errors import NO_ROOM, LMSearcherError, SpaceWarning
 from lmsearcher_local.model.engines.registry import ENGINES
 from lmsearcher_local.system.quick_exit import quick_exit
 
@@ -68,7 +69,20 @@ class Commands(click.Group):
             status = _report_error(error.format_message(), error.exit_code)
         except LMSearcherError as error:
             status = _report_error(str(error), error.exit_status)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            _drop_output()
+            status = _report_error(f"cannot write: {error.strerror}", 1)
         sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Where standard output takes no more, forget what waits to be written to it: else the interpreter tries again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_error(message: str, status: int) -> int:

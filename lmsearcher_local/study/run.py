@@ -1,6 +1,5 @@
 """Runs a search and keeps it: an Optuna storage that survives a kill, and its results as files."""
 
-import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -14,7 +13,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
-from lmsearcher_local.errors import LMSearcherError, NothingToPropose, ObjectiveError, SearchStopped, SpaceExhausted
+from lmsearcher_local.errors import (
+    NO_ROOM,
+    LMSearcherError,
+    NothingToPropose,
+    ObjectiveError,
+    SearchStopped,
+    SpaceExhausted,
+)
 from lmsearcher_local.model.ranker import Ranker
 from lmsearcher_local.model.sharing import Gpu, shares
 from lmsearcher_local.records.storage import JOURNAL, absolute_url, hide_password
@@ -40,8 +46,6 @@ from lmsearcher_local.study.recording import record_run
 from lmsearcher_local.study.results import OURS, REASON, WARM, Result, Tally, code_of
 from lmsearcher_local.study.timing import Clock
 from lmsearcher_local.system import optuna_internals as internals
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of what a disk says
 
 
 class Search:

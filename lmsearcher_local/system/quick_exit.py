@@ -25,8 +25,9 @@ def quick_exit() -> Iterator[None]:
 
 def _end(status: list[int]) -> None:
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed before the process began
+                stream.flush()
     except (OSError, ValueError):
         return  # what cannot be written the interpreter reports in its own way
     if status:
