@@ -261,6 +261,7 @@ def test_the_report_shows_how_far_each_source_was_believed(old: Path, tmp_path: 
     assert "What earlier searches said" in page
     assert "what comes before was taken from earlier searches or known" in page
     assert str(old) in page
+    assert "0.2 before\nthe first trial" in page
     table = page.partition('<table id="earlier"')[2].partition("</table>")[0]
     assert table.count("<tr>") == 1 + 9 - INITIAL
     assert table.count("agreement of") == 2

@@ -8,10 +8,10 @@ Where there are earlier searches, what they expect of codes enters its mean and,
 
 with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each from it. So each gets a weight of its own,
 with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; that of ``b = t = 0`` has no use for the
-sources, and is as likely before the first trial as all others together. Then they are as likely as their marginal
-likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone is often a wrong
-one while trials are few. How likely a use is, ``Surrogate.trust``, also says how many of a search's first pools are
-made with the sources.
+sources, and has the probability ``USELESS`` before the first trial; all others share the rest. Then they are as likely
+as their marginal likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone
+is often a wrong one while trials are few. How likely a use is, ``Surrogate.trust``, also says how many of a search's
+first pools are made with the sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +35,7 @@ CELLS = 1 << 21  # of a matrix of features or of the kernel, at most
 CHUNK = 4096  # codes appraised at a time, at most
 CACHED = 512  # codes whose features are made and used at a time: they stay in a processor's cache
 TRUSTS, SLOPES = (0.0, 0.1, 0.3, 1.0, 3.0), (0.0, 1.0)  # of the hypotheses on the sources
+USELESS = 0.8  # probability, before the first trial, that the sources are of no use
 LEAST = 0.01  # probability of a hypothesis, as a share of the likeliest one's, under which it is left out
 OFFSET = 10.0  # variance of the level of all scores, which the sources do not know
 
@@ -271,7 +272,7 @@ def _hypotheses(
             likelihood = -0.5 * (fitted + 1) * np.log(_variance(white)) - np.log(np.diag(root)[:fitted]).sum()
             evidence.append(likelihood)  # the signal's variance is integrated out by its mode
     if sources:
-        evidence[0] += np.log(len(evidence) - 1)  # of no use
+        evidence[0] += np.log(USELESS / (1 - USELESS) * (len(evidence) - 1))
     shares = np.exp(np.array(evidence) - max(evidence))
     shares[shares < LEAST] = 0
     shares /= shares.sum()

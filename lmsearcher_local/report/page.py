@@ -78,6 +78,7 @@ def page(study: "optuna.Study", name: str) -> str:
 
 def facts(study: "optuna.Study") -> dict[str, Any]:
     """Everything that the page says."""
+    from lmsearcher_local.candidates.surrogate import USELESS
     from lmsearcher_local.presets.registry import preset_of
     from lmsearcher_local.report.figures import draw_borders, draw_calibration, draw_importance, draw_result
     from lmsearcher_local.search.calibration import LEVELS, against_pools, against_trials, coverage
@@ -123,6 +124,7 @@ def facts(study: "optuna.Study") -> dict[str, Any]:
         "pools": pools(picked, everything, result) if picked else None,
         "earlier": plan.get("earlier") or [],
         "beliefs": beliefs(picked, result),
+        "before": 1 - USELESS,
         "runs": runs,
         "times": times(study),
     }
