@@ -213,9 +213,7 @@ class Surrogate:
 
     @property
     def trust(self) -> float:
-        """The probability that the sources are of use: 1 without a history, 0 without sources."""
-        if not self.kept:
-            return float(len(self.sources) > 0)
+        """The probability that the sources are of use, given a history; 0 without sources."""
         return sum(each.probability for each in self._process.hypotheses if each.slope or each.trust)
 
     @property

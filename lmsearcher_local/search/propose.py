@@ -64,19 +64,14 @@ def propose(states: Sequence[State], ranker: Ranker, n: int = 1) -> list[list[Pr
 
 
 def _questions(state: State, n: int) -> Iterator[_Question]:
-    """What the model is asked for the next ``n`` codes of a search.
-
-    The first trials cannot say whether its earlier searches are of use. As probable as it is that they are not, as
-    often a pool is made without them: few trials are lost then. Later what all hypotheses expect is good enough.
-    """
+    """What the model is asked for the next ``n`` codes of a search."""
     known, size = state.known, state.options.pool_size
     informed = state.surrogate(state.sources)
     alone = state.surrogate(NO_SOURCES) if state.sources else informed
     offered: set[str] = set()  # pools of one call are disjoint while codes last: workers get different points
     for trial in range(len(known), len(known) + n):
         rng = np.random.default_rng([state.seed, trial])
-        doubtful = state.sources and trial < DOUBTFUL
-        surrogate = alone if doubtful and rng.random() >= informed.trust else informed
+        surrogate = informed if state.sources and _asks_sources(informed, trial, rng) else alone
         taken = known | offered if offered else known
         if due := next((code for code in state.options.first if code not in taken), None):
             pool = Pool((due,), surrogate)
@@ -91,6 +86,18 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
             raise _nothing_left(state.space, len(known))
         pool = reweigh(pool, rng)
         yield _Question(Task(state.space, pool.surrogate.history, pool), rng, informed)
+
+
+def _asks_sources(surrogate: Surrogate, trial: int, rng: np.random.Generator) -> bool:
+    """Whether a pool is made with the earlier searches.
+
+    The first trials cannot say whether these are of use, so few may be lost to them. Before the model is asked, every
+    other trial is made without them. Up to ``DOUBTFUL`` trials a pool is, as probably as they are of no use. Later what
+    all hypotheses expect is good enough.
+    """
+    if trial < INITIAL or not surrogate.history.codes:
+        return trial % 2 == 0
+    return trial >= DOUBTFUL or rng.random() < surrogate.trust
 
 
 def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
