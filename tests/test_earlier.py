@@ -131,6 +131,45 @@ def test_a_source_is_believed_as_far_as_the_trials_bear_it_out() -> None:
     assert abs(bad.agreements[0]) < 0.5
 
 
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_every_other_of_the_first_trials_asks_the_sources(at_once: int) -> None:
+    used: list[bool] = []
+
+    def judge(task: Task) -> np.ndarray:
+        used.append(len(task.pool.surrogate.sources) > 0)
+        return np.zeros(len(task.pool))
+
+    searcher = Searcher(SPACE, JudgeRanker(judge), seed=3, earlier=[source(1)])
+    plain = Searcher(SPACE, JudgeRanker(judge), seed=3)
+    while len(used) < INITIAL:
+        for code in searcher.ask(at_once):
+            searcher.tell(code, score(code))
+    assert used == [True, False, True, False, True]
+    told = [*searcher.history.codes]
+    assert told[1::2] == plain.ask(INITIAL)[1::2]
+    assert min(map(score, told[::2])) > max(map(score, told[1::2]))
+
+
+def test_without_a_value_no_more_than_half_of_the_pools_ask_the_sources() -> None:
+    used: list[bool] = []
+
+    def judge(task: Task) -> np.ndarray:
+        used.append(len(task.pool.surrogate.sources) > 0)
+        return np.zeros(len(task.pool))
+
+    Searcher(SPACE, JudgeRanker(judge), seed=3, earlier=[source(1)]).ask(30)
+    assert sum(used) == 15
+
+
+def test_more_codes_than_there_are_are_asked_for_at_once() -> None:
+    space = SearchSpace([2, 2])
+    found = Earlier("all of it", space, (0, 1), History(("00", "01", "10", "11"), (0.0, 1.0, 2.0, 3.0)))
+    searcher = Searcher(space, JudgeRanker(own_pick), seed=3, earlier=[found])
+    codes = searcher.ask(10)
+    assert sorted(codes) == ["00", "01", "10", "11"]
+    assert codes[0] == "11"
+
+
 def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use() -> None:
     used: list[bool] = []
 

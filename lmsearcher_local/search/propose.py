@@ -75,15 +75,14 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
         taken = known | offered if offered else known
         if due := next((code for code in state.options.first if code not in taken), None):
             pool = Pool((due,), surrogate)
-            offered.add(due)
         elif trial < INITIAL or not surrogate.history.codes:
             pool = _initial(surrogate, rng, known, taken)
         else:
             pool = state.policy(surrogate, rng, size, taken)
             pool = pool if len(pool) else state.policy(surrogate, rng, size, known)
-            offered.update(pool.codes)
         if not len(pool):
             raise _nothing_left(state.space, len(known))
+        offered.update(pool.codes)
         pool = reweigh(pool, rng)
         yield _Question(Task(state.space, pool.surrogate.history, pool), rng, informed)
 
@@ -105,6 +104,7 @@ def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[s
     if not surrogate.sources:
         return Pool(tuple(surrogate.space.sample(rng, 1, known)), surrogate)
     pool = promising(surrogate, rng, 2, taken)
+    pool = pool if len(pool) else promising(surrogate, rng, 2, known)
     return pool.take(np.argsort(-pool.improvements, kind="stable")[:1])
 
 
