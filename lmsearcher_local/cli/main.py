@@ -80,7 +80,8 @@ class Commands(click.Group):
 def _drop_output() -> None:
     """Where standard output takes no more, forget what waits to be written to it: else the interpreter tries again."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

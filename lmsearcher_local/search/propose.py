@@ -91,8 +91,8 @@ def _asks_sources(surrogate: Surrogate, trial: int, rng: np.random.Generator) ->
     """Whether a pool is made with the earlier searches.
 
     The first trials cannot say whether these are of use, so few may be lost to them. Before the model is asked, every
-    other trial is made without them. Up to ``DOUBTFUL`` trials a pool is, as probably as they are of no use. Later what
-    all hypotheses expect is good enough.
+    other trial is made without them; then, up to trial ``DOUBTFUL``, one is as probably as they are of no use. Later
+    what all hypotheses expect is good enough.
     """
     if trial < INITIAL or not surrogate.history.codes:
         return trial % 2 == 0
