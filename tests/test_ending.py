@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from processes import gone
 
+from lmsearcher_local.system.interrupts import raise_on_termination
+
 SEARCH = str(Path(__file__).with_name("scripted_search.py"))
 GOAL = """
 import subprocess, time
@@ -69,6 +71,58 @@ def test_signals_end_the_evaluations_too(tmp_path: Path, mark: str, number: sign
     assert process.returncode == 128 + number
     assert errors.endswith(f"The same command with --resume goes on from here.\n\nEnded by {number.name}.\n")
     assert gone(mark)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_a_signal_that_wakes_no_wait_is_heard(
+    tmp_path: Path, mark: str, objective: tuple[str, str], workers: str
+) -> None:
+    """As where it comes between the main thread's last instruction and its wait: another thread gets it here."""
+    (tmp_path / "signals.py").write_text(
+        f"""
+import os, signal, sys, threading, time
+sys.path.insert(0, {os.path.dirname(SEARCH)!r})
+import scripted_search
+
+def end():
+    while not os.path.exists("started"):
+        time.sleep(0.05)
+    time.sleep(1)  # until the main thread waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=end).start()
+scripted_search.search(sys.argv[1:])
+"""
+    )
+    process = subprocess.run(
+        [sys.executable, "signals.py", "search", "space.yaml", "--out", "out", *objective, "--workers", workers],
+        cwd=tmp_path,
+        env={**os.environ, "MARK": mark},
+        stdout=subprocess.DEVNULL,
+        stderr=(tmp_path / "errors").open("w"),
+        timeout=60,
+    )
+    assert process.returncode == 128 + signal.SIGTERM
+    assert gone(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_finalizer_swallows_comes_again(number: signal.Signals) -> None:
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number), sys.unraisablehook
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, raise_on_termination():
+            Late()
+            time.sleep(60)
+        assert getattr(caught.value, "number", signal.SIGINT) == number
+        assert sys.unraisablehook is before[1]
+    finally:
+        signal.signal(number, before[0])
 
 
 def test_a_terminal_that_is_closed_ends_the_search(tmp_path: Path, mark: str) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 from optuna.trial import FrozenTrial
@@ -16,7 +16,7 @@ from lmsearcher_local.study.executors import Inline, Outcome, outcome_of, submit
 from lmsearcher_local.study.objectives.base import Objective, Watch
 from lmsearcher_local.study.objectives.table import TableObjective
 from lmsearcher_local.study.timing import Clock
-from lmsearcher_local.system.interrupts import defer_signals
+from lmsearcher_local.system.interrupts import LOOK, defer_signals
 
 
 def are_here(objective: Objective, executor: Executor | None) -> bool:
@@ -74,9 +74,10 @@ class Evaluations:
 
         What is wrong with the executor or the objective is raised in the end.
         """
-        ready = [self._done.get()]
-        while not self._done.empty():
-            ready.append(self._done.get())
+        ready: list[tuple[Future[Outcome], float]] = []
+        while not ready or not self._done.empty():
+            with suppress(Empty):
+                ready.append(self._done.get(timeout=LOOK))
         broken: LMSearcherError | None = None
         self._clock.evaluated(sum(now - self._began.pop(future) for future, now in ready))
         for future, _ in sorted(ready, key=lambda end: self.under_way[end[0]].number):

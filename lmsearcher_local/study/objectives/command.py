@@ -25,7 +25,7 @@ from lmsearcher_local.study.objectives.template import Template
 from lmsearcher_local.system.documents import parse_json
 
 OUTPUT_BYTES = 65536  # read from the end of what a command printed
-LOOK = 0.1  # seconds between two looks at what a command prints
+LOOK = 0.1  # seconds between two looks at what a command prints; a wait without end may never hear a signal
 STEP = re.compile(rb"\s*step\s+(\d{1,9})\s+(\S{1,99})\s*")  # a whole line
 
 
@@ -73,7 +73,7 @@ class CommandObjective(ProcessObjective):
                 raise ObjectiveFailed(f"the command cannot start: {describe_error(error)}") from error
             self._running.append(process.pid)
             try:
-                status = _watch_process(process, output, watch, self._timeout) if watch else process.wait(self._timeout)
+                status = _wait_for(process, self._timeout, output, watch)
             except BaseException as error:
                 kill_tree(process.pid)
                 process.wait()
@@ -103,8 +103,10 @@ def _parse_measured(line: str) -> Measured:
         raise ObjectiveFailed(f"the last line is no {kind}: {line[:200]!r}") from None
 
 
-def _watch_process(process: "subprocess.Popen[bytes]", output: IO[bytes], watch: Watch, timeout: float | None) -> int:
-    """The exit status of a process whose steps are watched, unless the watch or its time-out ends it."""
+def _wait_for(
+    process: "subprocess.Popen[bytes]", timeout: float | None, output: IO[bytes], watch: Watch | None
+) -> int:
+    """The exit status of a process, unless its time-out or the watch of its steps ends it."""
     until, lines = None if timeout is None else time.monotonic() + timeout, Lines(output)
     while True:
         late = until is not None and time.monotonic() >= until
@@ -112,9 +114,10 @@ def _watch_process(process: "subprocess.Popen[bytes]", output: IO[bytes], watch:
             status: int | None = process.wait(LOOK if until is None else max(0.0, min(LOOK, until - time.monotonic())))
         except subprocess.TimeoutExpired:
             status = None
-        for step, value in lines.steps():
-            if watch(step, value):
-                raise StoppedEarly(f"stopped at step {step}")
+        if watch:
+            for step, value in lines.steps():
+                if watch(step, value):
+                    raise StoppedEarly(f"stopped at step {step}")
         if status is not None:
             return status
         if late:
