@@ -115,10 +115,15 @@ def test_a_signal_that_a_finalizer_swallows_comes_again(number: signal.Signals) 
 
     before = signal.getsignal(number), sys.unraisablehook
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    try:
-        with pytest.raises(KeyboardInterrupt) as caught, raise_on_termination():
+
+    def work() -> None:
+        with raise_on_termination():
             Late()
             time.sleep(60)
+
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            work()
         assert getattr(caught.value, "number", signal.SIGINT) == number
         assert sys.unraisablehook is before[1]
     finally:

@@ -103,9 +103,7 @@ def _parse_measured(line: str) -> Measured:
         raise ObjectiveFailed(f"the last line is no {kind}: {line[:200]!r}") from None
 
 
-def _wait_for(
-    process: "subprocess.Popen[bytes]", timeout: float | None, output: IO[bytes], watch: Watch | None
-) -> int:
+def _wait_for(process: "subprocess.Popen[bytes]", timeout: float | None, output: IO[bytes], watch: Watch | None) -> int:
     """The exit status of a process, unless its time-out or the watch of its steps ends it."""
     until, lines = None if timeout is None else time.monotonic() + timeout, Lines(output)
     while True:
