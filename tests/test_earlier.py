@@ -170,15 +170,16 @@ def test_more_codes_than_there_are_are_asked_for_at_once() -> None:
     assert codes[0] == "11"
 
 
-def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use() -> None:
+@pytest.mark.parametrize(("trials", "off"), [(5, 8), (30, 9)])
+def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use(trials: int, off: int) -> None:
     used: list[bool] = []
 
     def judge(task: Task) -> np.ndarray:
         used.append(len(task.pool.surrogate.sources) > 0)
         return own_pick(task)
 
-    effects = EFFECTS + np.random.default_rng(8).standard_normal((5, 5))
-    known, sources = history(10, 5), [source(8, effects=effects)]  # of doubtful use
+    effects = EFFECTS + np.random.default_rng(off).standard_normal((5, 5))
+    known, sources = history(10, trials), [source(8, effects=effects)]  # of doubtful use
     trust = Surrogate(SPACE, known, sources=Sources(sources)).trust
     for seed in range(100):
         searcher = Searcher(SPACE, JudgeRanker(judge), seed=seed, earlier=sources)

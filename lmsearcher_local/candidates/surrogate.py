@@ -11,7 +11,7 @@ with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; t
 sources, and has the probability ``USELESS`` before the first trial; all others share the rest. Then they are as likely
 as their marginal likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone
 is often a wrong one while trials are few. How likely a use is, ``Surrogate.trust``, also says how many of a search's
-first pools are made with the sources.
+pools are made with the sources.
 """
 
 from collections.abc import Callable, Sequence

@@ -19,7 +19,6 @@ from lmsearcher_local.spaces.space import SearchSpace
 
 SCORED = 8  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
-DOUBTFUL = 20  # trials of a search that may be made without its earlier searches
 
 
 class Proposal(NamedTuple):
@@ -90,13 +89,13 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
 def _asks_sources(surrogate: Surrogate, trial: int, rng: np.random.Generator) -> bool:
     """Whether a pool is made with the earlier searches.
 
-    The first trials cannot say whether these are of use, so few may be lost to them. Before the model is asked, every
-    other trial is made without them; then, up to trial ``DOUBTFUL``, one is as probably as they are of no use. Later
-    what all hypotheses expect is good enough.
+    The first trials cannot say whether these are of use: before the model is asked, every other one asks them. Later a
+    pool is made with them as probably as they are of use. The mean over the hypotheses is not enough: where one of them
+    errs far, it expects most, and picks follow it, however unlikely it is.
     """
     if trial < INITIAL or not surrogate.history.codes:
         return trial % 2 == 0
-    return trial >= DOUBTFUL or rng.random() < surrogate.trust
+    return rng.random() < surrogate.trust
 
 
 def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
