@@ -10,8 +10,8 @@ with the mean ``m`` over the ``S`` sources and the deviation ``d_s`` of each fro
 with the right sign. Every slope ``b`` with every trust ``t`` is a hypothesis; that of ``b = t = 0`` has no use for the
 sources, and has the probability ``USELESS`` before the first trial; all others share the rest. Then they are as likely
 as their marginal likelihood says, and what is expected is the mean over them (Hoeting et al. 1999). The likeliest alone
-is often a wrong one while trials are few. How likely a use is, ``Surrogate.trust``, also says how many of a search's
-pools are made with the sources.
+is often a wrong one while trials are few. How likely a use is, ``Surrogate.trust``, also says which pools of a search
+are made with the sources.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from lmsearcher_local.candidates.earlier import NO_SOURCES
 from lmsearcher_local.candidates.goals import GoalsSurrogate, reweigh
 from lmsearcher_local.candidates.pools import Pool, promising
-from lmsearcher_local.candidates.surrogate import Surrogate
+from lmsearcher_local.candidates.surrogate import USELESS, Surrogate
 from lmsearcher_local.errors import NothingToPropose, SpaceExhausted
 from lmsearcher_local.model.ranker import Pick, Ranker, Task
 from lmsearcher_local.search.calibration import Choice, levels_of
@@ -19,6 +19,7 @@ from lmsearcher_local.spaces.space import SearchSpace
 
 SCORED = 8  # histories until the model is again asked what score it expects, too: that takes as long as a pick
 INITIAL = 5  # random trials before the model is asked (published protocol)
+DOUBTFUL = 20  # trials after which a search has seen enough to say whether its earlier searches are of use
 
 
 class Proposal(NamedTuple):
@@ -89,13 +90,14 @@ def _questions(state: State, n: int) -> Iterator[_Question]:
 def _asks_sources(surrogate: Surrogate, trial: int, rng: np.random.Generator) -> bool:
     """Whether a pool is made with the earlier searches.
 
-    The first trials cannot say whether these are of use: before the model is asked, every other one asks them. Later a
-    pool is made with them as probably as they are of use. The mean over the hypotheses is not enough: where one of them
-    errs far, it expects most, and picks follow it, however unlikely it is.
+    The first trials cannot say whether these are of use: before the model is asked, every other one asks them. Up to
+    trial ``DOUBTFUL`` a pool is made with them as probably as they are of use, later where this is likelier than it was
+    before the first trial. The mean over the hypotheses is not enough: where an unlikely one errs far, it expects most,
+    and picks follow it.
     """
     if trial < INITIAL or not surrogate.history.codes:
         return trial % 2 == 0
-    return rng.random() < surrogate.trust
+    return surrogate.trust > (rng.random() if trial < DOUBTFUL else 1 - USELESS)
 
 
 def _initial(surrogate: Surrogate, rng: np.random.Generator, known: Collection[str], taken: Collection[str]) -> Pool:
