@@ -13,7 +13,7 @@ from lmsearcher_local.candidates.earlier import SOURCES, STARTS, TRIALS, Earlier
 from lmsearcher_local.candidates.history import History, normal_scores
 from lmsearcher_local.candidates.kernel import Embedding, fit_kernel
 from lmsearcher_local.candidates.pools import promising
-from lmsearcher_local.candidates.surrogate import OFFSET, SLOPES, TRUSTS, Surrogate, expected_improvement
+from lmsearcher_local.candidates.surrogate import OFFSET, SLOPES, TRUSTS, USELESS, Surrogate, expected_improvement
 from lmsearcher_local.errors import HistoryError
 from lmsearcher_local.model.ranker import Task
 from lmsearcher_local.search.propose import INITIAL
@@ -170,16 +170,16 @@ def test_more_codes_than_there_are_are_asked_for_at_once() -> None:
     assert codes[0] == "11"
 
 
-@pytest.mark.parametrize(("trials", "off"), [(5, 8), (30, 9)])
-def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use(trials: int, off: int) -> None:
+def asks(trials: int, noise: int) -> tuple[float, float]:
+    """The trust in a source of other effects after some trials, and the share of the next pools made with it."""
     used: list[bool] = []
 
     def judge(task: Task) -> np.ndarray:
         used.append(len(task.pool.surrogate.sources) > 0)
         return own_pick(task)
 
-    effects = EFFECTS + np.random.default_rng(off).standard_normal((5, 5))
-    known, sources = history(10, trials), [source(8, effects=effects)]  # of doubtful use
+    effects = EFFECTS + np.random.default_rng(noise).standard_normal((5, 5))
+    known, sources = history(trials, 5), [source(8, effects=effects)]
     trust = Surrogate(SPACE, known, sources=Sources(sources)).trust
     for seed in range(100):
         searcher = Searcher(SPACE, JudgeRanker(judge), seed=seed, earlier=sources)
@@ -187,8 +187,22 @@ def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use(t
             searcher.tell(code, value)
         searcher.ask()
         assert searcher.choices[0].belief == (round(trust, 3), searcher.choices[0].belief[1])
+    return trust, float(np.mean(used))
+
+
+def test_pools_are_made_with_the_sources_as_often_as_these_are_probably_of_use() -> None:
+    trust, used = asks(10, noise=8)
     assert 0.15 < trust < 0.85
-    assert np.mean(used) == pytest.approx(trust, abs=0.15)
+    assert used == pytest.approx(trust, abs=0.15)
+
+
+def test_late_pools_are_made_with_the_sources_where_the_trials_speak_for_these() -> None:
+    trust, used = asks(30, noise=21)
+    assert 1 - USELESS < trust < 0.8
+    assert used == 1
+    trust, used = asks(30, noise=13)
+    assert trust < 1 - USELESS
+    assert used == 0
 
 
 def test_one_trial_leaves_the_order_that_the_sources_expect() -> None:
