@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from scripted import scripted_ranker
 
 from bench import transfer
+from bench.pages import read_rows
 from bench.quality import read
 from bench.tables import GROUPS, Problem
 from lmsearcher_local.candidates.history import History
@@ -148,3 +149,24 @@ def test_the_column_of_all_tables_has_only_methods_that_searched_each() -> None:
     text = transfer.markdown(rows)
     assert f"| {transfer.WITH} | .500 / .500 / .500 (2) | .500 / .500 / .500 (2) |" in text
     assert f"| {transfer.WITHOUT} | .500 / .500 / .500 (1) | - |" in text
+
+
+@pytest.mark.parametrize("tables", ["transfer-dev", "transfer"])
+def test_the_kept_rows_hold_what_the_page_says(tables: str) -> None:
+    rows = read_rows(tables)
+    regrets = {
+        family: {name: {mark: mean[mark - 1] for mark in (5, 10, 20, 50)} for name, (mean, _) in methods.items()}
+        for family, methods in transfer.curves(rows).items()
+    }
+    for methods in regrets.values():
+        assert methods[transfer.WITH][50] <= methods[transfer.WITHOUT][50]
+    found = regrets[transfer.ALL]
+    ours = [name for name in found if name.startswith((transfer.WITH, transfer.MODEL))]
+    for mark in (5, 10, 20) if tables == "transfer" else (10, 20, 50):
+        assert found[transfer.WITH][mark] < min(found[name][mark] for name in {*found} - {*ours})
+    for name in transfer.USELESS:
+        for mark in transfer.HARMED:
+            assert found[name][mark] <= transfer.BOUND * found[transfer.WITHOUT][mark]
+    if tables == "transfer":  # goals after ten evaluations
+        goals = {"NAS-Bench-201": 0.03, "HPOBench": 0.09, "HPOLib": 0.13}
+        assert all(regrets[family][transfer.WITH][10] <= goal for family, goal in goals.items())
