@@ -13,9 +13,10 @@ from goals import score
 from scripted import scripted_ranker
 from test_kill import told_trials
 
-from lmsearcher_local.errors import LMSearcherError
+from lmsearcher_local.errors import LMSearcherError, SearchStopped
 from lmsearcher_local.spaces.space import SearchSpace
 from lmsearcher_local.study.objectives.function import InProcess
+from lmsearcher_local.study.results import Result
 from lmsearcher_local.study.run import JOURNAL, RESULTS, run
 
 
@@ -56,6 +57,17 @@ def test_no_room(lacking: int, tmp_path: Path) -> None:
     assert told_trials(full) == told
     assert (full / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert not [*full.glob(".*")]
+
+
+def test_no_room_for_what_is_shown_is_not_blamed_on_the_search_s_folder(tmp_path: Path) -> None:
+    def show(result: Result) -> None:
+        with open("/dev/full", "w") as full:
+            full.write(f"{result.evaluated}\n")
+
+    goal, space = InProcess(score), SearchSpace([5] * 6)
+    with pytest.raises(SearchStopped, match=r"^cannot write to what shows the progress \(No space left on device\)"):
+        run(goal, space, scripted_ranker(), out=tmp_path, trials=3, on_trial=show)
+    assert run(goal, space, scripted_ranker(), out=tmp_path, trials=3, resume=True).evaluated == 3
 
 
 def test_the_command_line_says_so_with_exit_status_1(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ class Search:
             (self._outputs.write if self._kept is None else self._outputs.add)(result)
             self._kept = result
             if self._show is not None:
-                self._show(result)
+                with _stop_without_room("what shows the progress"):
+                    self._show(result)
 
 
 @contextmanager
