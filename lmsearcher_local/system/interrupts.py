@@ -1,8 +1,8 @@
 """Signals that end a search, at the right moment: never between taking a lock and giving it back, and never unheard.
 
 A wait that has no end may never hear one: Python raises what a signal means only between two instructions, and the
-system wakes no wait for a signal that came just before it, or to another thread. So the main thread waits in turns of
-``LOOK`` seconds.
+system wakes no wait for a signal that came just before it, or to another thread. So whatever may run in the main
+thread waits in short turns.
 """
 
 import os
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # of Slurm, docker, systemd and timeout; of a terminal that is closed
-LOOK = 0.5  # seconds of a wait, after which another begins
+LOOK = 0.5  # seconds of such a turn, and until a signal that was lost comes again
 
 
 class Terminated(KeyboardInterrupt):
